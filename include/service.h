@@ -1,0 +1,84 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* What a message or an API call does: the rules of the protocol on top of the store. One function
+ * per kind of call; httpd, tools and tests call these. May be used by many threads.
+ *
+ * Statuses, beside APR_SUCCESS:
+ *   MDM_EINPUT          the caller's mistake
+ *   MDM_EREFUSED        the certificate is not this enrollment's
+ *   MDM_EUNAVAILABLE    the database is out of reach; nothing was done
+ * With each, reply->why says the reason in a sentence for the log.
+ */
+#ifndef SERVICE_H
+#define SERVICE_H
+
+#include <apr_hash.h>
+
+#include "mdm_message.h"
+#include "store.h"
+#include "trust.h"
+
+typedef struct service_t {
+    store_t *store;
+    int retroactive;       /* an id without any association may take a certificate later */
+    int empty_digest;      /* UserAuthenticate: accept users with an empty digest challenge */
+    apr_hash_t *get_token; /* TokenServiceType -> service_token_t; NULL: none */
+    /** Called, if not NULL, with each enrollment that was just heard of. Must not block. */
+    void (*seen)(void *baton, const char *id);
+    void *seen_baton;
+} service_t;
+
+typedef struct service_token_t {
+    const unsigned char *data;
+    apr_size_t len;
+} service_token_t;
+
+typedef struct service_reply_t {
+    const char *body; /* what the device gets; may be NULL */
+    apr_size_t len;
+    const char *why; /* for the log: the reason of a failure, or something worth telling */
+} service_reply_t;
+
+/** Handle a check-in message.
+ *
+ * @param cert   the caller's certificate; NULL for the migration endpoint, which checks and
+ *               stores no association
+ * @param reply  filled in any case; its members are in the pool
+ * @return also MDM_EDECLINED (UserAuthenticate declines this user) and MDM_ENOTCONFIGURED
+ *         (DeclarativeManagement)
+ */
+apr_status_t service_checkin(const service_t *service, const mdm_message_t *message,
+                             const trust_certificate_t *cert, service_reply_t *reply,
+                             apr_pool_t *pool);
+
+/** Store a command report and hand out the next command, if there is one. A report that cannot be
+ * stored because nobody knows its command still gets it; reply->why tells. */
+apr_status_t service_report(const service_t *service, const mdm_message_t *report,
+                            const trust_certificate_t *cert, service_reply_t *reply,
+                            apr_pool_t *pool);
+
+/** Which enrollment a certificate belongs to.
+ * @return MDM_EREFUSED if none */
+apr_status_t service_identify(const service_t *service, const trust_certificate_t *cert,
+                              const char **id, apr_pool_t *pool);
+
+/** What became of one id of an enqueue. */
+typedef struct service_queued_t {
+    const char *id;
+    int known; /* 1 if it is an enrollment and has the command in its queue */
+} service_queued_t;
+
+/** Queue a command for enrollments, in one transaction. If no id is known nothing is kept.
+ *
+ * @param ids     const char *; repeated ones count once
+ * @param queued  service_queued_t, one per distinct id, in the order given; set on success and on
+ *                APR_ENOENT
+ * @return APR_ENOENT if no id is known, MDM_ECONFLICT if the UUID exists with other bytes,
+ *         MDM_EUNAVAILABLE
+ */
+apr_status_t service_enqueue(const service_t *service, const mdm_command_t *command,
+                             const apr_array_header_t *ids, apr_array_header_t **queued,
+                             apr_pool_t *pool);
+
+#endif

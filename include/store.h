@@ -1,0 +1,138 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The database: connections, transactions, the schema, and each thing the service reads or
+ * writes. Knows neither what a message means nor httpd. A store may be used by many threads; a
+ * transaction belongs to the thread that runs it.
+ *
+ * Every function returns MDM_EUNAVAILABLE if the database failed or could not be reached; that is
+ * never mixed up with APR_ENOENT, which says that the database answered and has no such row.
+ */
+#ifndef STORE_H
+#define STORE_H
+
+#include <apr_pools.h>
+#include <apr_tables.h>
+#include <apr_time.h>
+
+#include "mdm_message.h"
+#include "mdm_status.h"
+
+typedef struct store_t store_t;
+typedef struct store_tx_t store_tx_t;
+
+typedef struct store_config_t {
+    const char *driver;       /* an apr_dbd driver: sqlite3 */
+    const char *params;       /* its parameters; for sqlite3 the file */
+    const char *prefix;       /* of every table, view and index; "" for none */
+    int max;                  /* most connections */
+    apr_interval_time_t wait; /* how long to wait for a free connection */
+    apr_interval_time_t idle; /* how long an unused connection is kept */
+} store_config_t;
+
+/** Whether this build and machine can use the driver.
+ *
+ * @return MDM_EINPUT with the reason and the remedy in *why
+ */
+apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t *pool);
+
+/** Make a store; connects at first use. Not to be shared across a fork.
+ *
+ * @param out   closed with the pool
+ * @return MDM_EINPUT with the reason in *why, if the driver cannot be used
+ */
+apr_status_t store_open(store_t **out, const store_config_t *config, const char **why,
+                        apr_pool_t *pool);
+
+/** Create what is missing of the schema, in one transaction. */
+apr_status_t store_schema_create(store_t *store, apr_pool_t *pool);
+
+/** Check that each table has each column that is used.
+ *
+ * @return MDM_ESCHEMA, with what is missing in *why
+ */
+apr_status_t store_schema_check(store_t *store, const char **why, apr_pool_t *pool);
+
+/** Work on the database. May be run again after a failure, so it must set its outputs anew each
+ * time and have no other effect. Returns the status the whole is to have; everything but
+ * APR_SUCCESS rolls a transaction back.
+ *
+ * @param pool  for what is to outlive the work: the one given to store_read() or store_write()
+ */
+typedef apr_status_t store_work_t(store_tx_t *tx, void *baton, apr_pool_t *pool);
+
+/** Run work that only reads, without a transaction. Run once more on a fresh connection if the
+ * connection was dead. */
+apr_status_t store_read(store_t *store, store_work_t *work, void *baton, apr_pool_t *pool);
+
+/** Run work in one transaction. Repeated with a bound if the database was busy or found a
+ * deadlock, and once on a fresh connection if it died before the commit. */
+apr_status_t store_write(store_t *store, store_work_t *work, void *baton, apr_pool_t *pool);
+
+/* Certificate associations: device-channel id and SHA-256 of the certificate, in hex. */
+
+/** @return APR_ENOENT if the pair is not associated */
+apr_status_t store_association_load(store_tx_t *tx, const char *id, const char *sha256);
+/** @return APR_ENOENT if no id has this certificate */
+apr_status_t store_association_load_by_certificate(store_tx_t *tx, const char *sha256,
+                                                   const char **id, apr_pool_t *pool);
+/** @return APR_ENOENT if this id has no certificate */
+apr_status_t store_association_load_by_id(store_tx_t *tx, const char *id);
+apr_status_t store_association_add(store_tx_t *tx, const char *id, const char *sha256);
+
+/* Devices, users, enrollments. */
+
+/** @return APR_ENOENT if the device never sent an Authenticate */
+apr_status_t store_device_load(store_tx_t *tx, const char *id);
+/** Insert or renew the device's row; clears its bootstrap token. A NULL certificate (migration)
+ * keeps the one that is there. */
+apr_status_t store_device_authenticate(store_tx_t *tx, const mdm_message_t *message,
+                                       const char *certificate_pem);
+/** Deactivate the unfinished commands of a device and of its user channels. */
+apr_status_t store_device_clear_queue(store_tx_t *tx, const char *device_id);
+/** Disable the enrollments of a device and of its user channels. */
+apr_status_t store_device_disable(store_tx_t *tx, const char *device_id);
+apr_status_t store_device_token_update(store_tx_t *tx, const mdm_message_t *message);
+/** Store the token, or clear it if base64 is NULL. @return APR_ENOENT if there is no such device */
+apr_status_t store_device_bootstrap_token(store_tx_t *tx, const char *id, const char *base64);
+/** @return APR_ENOENT if none is stored */
+apr_status_t store_device_load_bootstrap_token(store_tx_t *tx, const char *id, const char **base64,
+                                               apr_pool_t *pool);
+apr_status_t store_user_token_update(store_tx_t *tx, const mdm_message_t *message);
+apr_status_t store_user_authenticate(store_tx_t *tx, const mdm_message_t *message);
+apr_status_t store_enrollment_token_update(store_tx_t *tx, const mdm_message_t *message);
+apr_status_t store_enrollment_disable(store_tx_t *tx, const char *id);
+/** Note that these enrollments (const char *, unknown ones are ignored) were seen just now. */
+apr_status_t store_enrollments_seen(store_tx_t *tx, const apr_array_header_t *ids);
+/** Which of the ids (const char *) are enrollments.
+ * @param known  a new array of const char *, in the pool */
+apr_status_t store_enrollments_load(store_tx_t *tx, const apr_array_header_t *ids,
+                                    apr_array_header_t **known, apr_pool_t *pool);
+
+/* Commands, the queue, results. */
+
+/** Store the command unless its UUID exists.
+ * @return MDM_ECONFLICT if it exists with other bytes */
+apr_status_t store_command_add(store_tx_t *tx, const mdm_command_t *command, apr_pool_t *pool);
+/** Queue a stored command for enrollments (const char *) that exist; those that have it already
+ * are left alone. */
+apr_status_t store_queue_add(store_tx_t *tx, const char *command_uuid,
+                             const apr_array_header_t *ids);
+/** Store a report's result; a final one also finishes the command's place in the queue.
+ * @return APR_ENOENT if the command was never queued for this enrollment */
+apr_status_t store_result_add(store_tx_t *tx, const mdm_message_t *report);
+
+/** Whether the certificate is the device's, and the command to hand out next, in one select.
+ *
+ * @param skip_not_now  leave out commands that were last answered with NotNow
+ * @param associated    0 or 1
+ * @param command_uuid  NULL if there is none
+ */
+apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrollment,
+                                   const char *sha256, int skip_not_now, int *associated,
+                                   const char **command_uuid, apr_pool_t *pool);
+/** @return APR_ENOENT if there is no such command */
+apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const char **raw,
+                                apr_size_t *raw_len, apr_pool_t *pool);
+
+#endif

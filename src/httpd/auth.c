@@ -1,0 +1,127 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* Access control: API keys as a provider of mod_auth_basic, and "Require mdm-enrolled".
+ *
+ * A provider of mod_authz_core can only say yes or no, which httpd turns into 401 or 403. So the
+ * question is answered earlier, by an access hook that can say 400, and the provider only repeats
+ * the answer.
+ */
+#include "nanomdm.h"
+
+#include <ap_provider.h>
+#include <apr_strings.h>
+#include <http_core.h>
+#include <http_protocol.h>
+#include <http_request.h>
+#include <mod_auth.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#define API_USER "nanomdm"
+#define ENROLLMENT_ID "NANOMDM_ENROLLMENT_ID"
+
+static authn_status check_key(request_rec *r, const char *user, const char *password)
+{
+    const nanomdm_server_t *conf = nanomdm_server(r->server);
+    unsigned char digest[32];
+    int found = 0;
+
+    if (strcmp(user, API_USER) != 0) {
+        return AUTH_USER_NOT_FOUND;
+    }
+    if (conf->api_keys == NULL ||
+        !EVP_Digest(password, strlen(password), digest, NULL, EVP_sha256(), NULL)) {
+        return AUTH_GENERAL_ERROR;
+    }
+    /* All keys, whichever fits: the time tells nothing. */
+    for (int i = 0; i < conf->api_keys->nelts; i++) {
+        const unsigned char *key = (const unsigned char *)conf->api_keys->elts + 32 * i;
+
+        found |= CRYPTO_memcmp(key, digest, sizeof(digest)) == 0;
+    }
+    return found ? AUTH_GRANTED : AUTH_DENIED;
+}
+
+static const authn_provider api_key_provider = {check_key, NULL};
+
+static int refuse(request_rec *r, int http_status, const char *why)
+{
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
+    if (http_status == HTTP_SERVICE_UNAVAILABLE) {
+        apr_table_setn(r->err_headers_out, "Retry-After", "10");
+    }
+    ap_custom_response(r, http_status, "\"not an enrolled device\n");
+    return http_status;
+}
+
+/* The body, which a signature is over, is read here and handed out again by a filter. */
+int nanomdm_check_access(request_rec *r)
+{
+    const nanomdm_dir_t *dir = nanomdm_dir(r);
+    trust_certificate_t *cert;
+    const char *body = "";
+    const char *why = NULL;
+    const char *id;
+    apr_size_t len = 0;
+    apr_status_t status;
+
+    nanomdm_shield(r);
+    if (dir->require_enrolled <= 0 || !ap_is_initial_req(r)) {
+        return DECLINED;
+    }
+    nanomdm_trace_id(r);
+    if (dir->identity != NANOMDM_IDENTITY_SSL && dir->identity != NANOMDM_IDENTITY_HEADER) {
+        int http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
+
+        if (http_status != OK) {
+            return http_status;
+        }
+        nanomdm_replay_body(r, body, len);
+    }
+    status = nanomdm_identity(r, body, len, &cert, &why);
+    if (status == APR_SUCCESS) {
+        status = service_identify(&nanomdm_server(r->server)->service, cert, &id, r->pool);
+        why = "the certificate belongs to no enrollment";
+    }
+    if (status == MDM_EUNAVAILABLE) {
+        return refuse(r, HTTP_SERVICE_UNAVAILABLE, "the database is not available");
+    }
+    if (status != APR_SUCCESS) {
+        return refuse(r, HTTP_BAD_REQUEST, why);
+    }
+    apr_table_setn(r->subprocess_env, ENROLLMENT_ID, id);
+    return DECLINED;
+}
+
+static authz_status check_enrolled(request_rec *r, const char *args, const void *parsed)
+{
+    (void)args;
+    (void)parsed;
+    while (r->main != NULL) {
+        r = r->main;
+    }
+    while (r->prev != NULL) {
+        r = r->prev;
+    }
+    return apr_table_get(r->subprocess_env, ENROLLMENT_ID) != NULL ? AUTHZ_GRANTED : AUTHZ_DENIED;
+}
+
+static const char *parse_enrolled(cmd_parms *cmd, const char *args, const void **parsed)
+{
+    (void)parsed;
+    return *args == '\0'
+               ? NULL
+               : apr_psprintf(cmd->pool, "Require mdm-enrolled takes no argument: \"%s\"", args);
+}
+
+static const authz_provider enrolled_provider = {check_enrolled, parse_enrolled};
+
+void nanomdm_register_providers(apr_pool_t *pool)
+{
+    nanomdm_register_replay(pool);
+    ap_register_auth_provider(pool, AUTHN_PROVIDER_GROUP, "nanomdm", AUTHN_PROVIDER_VERSION,
+                              &api_key_provider, AP_AUTH_INTERNAL_PER_CONF);
+    ap_register_auth_provider(pool, AUTHZ_PROVIDER_GROUP, "mdm-enrolled", AUTHZ_PROVIDER_VERSION,
+                              &enrolled_provider, AP_AUTH_INTERNAL_PER_CONF);
+}

@@ -1,0 +1,335 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* What is wrong with the configuration: found by "apachectl configtest" where it needs no
+ * database, at the first start where it does. Each finding is one sentence with the directive and
+ * the remedy.
+ */
+#include "nanomdm.h"
+
+#include <ap_mpm.h>
+#include <apr_strings.h>
+#include <http_core.h>
+#include <mod_ssl.h>
+#include <mpm_common.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <unixd.h>
+
+int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
+{
+    (void)plog;
+    (void)ptemp;
+    nanomdm_uses(pconf, 1);
+    return OK;
+}
+
+/* -- Access control ----------------------------------------------------------------------- */
+
+static const char *first_word(const ap_directive_t *directive, apr_pool_t *pool)
+{
+    const char *args = directive->args;
+
+    return ap_getword_conf(pool, &args);
+}
+
+static int is_directive(const ap_directive_t *directive, const char *name)
+{
+    return strcasecmp(directive->directive, name) == 0;
+}
+
+/* What of a section answers 401 or 403 where a device needs 400. */
+static const char *wrong_require(const ap_directive_t *first, int implicit_any, apr_pool_t *pool)
+{
+    static const char *const harmless[] = {"all",  "ip",     "host", "forward-dns",  "local", "env",
+                                           "expr", "method", "not",  "mdm-enrolled", NULL};
+    int enrolled = 0;
+    int others = 0;
+
+    for (const ap_directive_t *d = first; d != NULL; d = d->next) {
+        if (is_directive(d, "Require")) {
+            const char *word = first_word(d, pool);
+            int known = 0;
+
+            for (const char *const *name = harmless; *name != NULL; name++) {
+                known |= strcasecmp(word, *name) == 0;
+            }
+            if (!known) {
+                return apr_psprintf(pool, "\"Require %s\" would answer 401 to a device", word);
+            }
+            if (strcasecmp(word, "mdm-enrolled") == 0) {
+                enrolled = 1;
+            } else {
+                others = 1;
+            }
+        } else if (is_directive(d, "<RequireAll") || is_directive(d, "<RequireAny") ||
+                   is_directive(d, "<RequireNone")) {
+            others = 1;
+        }
+    }
+    return enrolled && others && implicit_any ? "\"Require mdm-enrolled\" beside others, outside "
+                                                "of <RequireAll>, is one of several "
+                                                "ways in: put all of them into <RequireAll>"
+                                              : NULL;
+}
+
+static int has_enrolled(const ap_directive_t *first, apr_pool_t *pool)
+{
+    for (const ap_directive_t *d = first; d != NULL; d = d->next) {
+        if (is_directive(d, "Require") && strcasecmp(first_word(d, pool), "mdm-enrolled") == 0) {
+            return 1;
+        }
+        if (strncasecmp(d->directive, "<Require", 8) == 0 && has_enrolled(d->first_child, pool)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int has_device_handler(const ap_directive_t *first, apr_pool_t *pool)
+{
+    for (const ap_directive_t *d = first; d != NULL; d = d->next) {
+        if (is_directive(d, "SetHandler") &&
+            nanomdm_handler_is_device(nanomdm_handler_kind(first_word(d, pool)))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The containers of one section that is for devices. */
+static const char *check_containers(const ap_directive_t *first, int implicit_any, apr_pool_t *pool)
+{
+    const char *why = wrong_require(first, implicit_any, pool);
+
+    for (const ap_directive_t *d = first; why == NULL && d != NULL; d = d->next) {
+        if (is_directive(d, "Satisfy") && strcasecmp(first_word(d, pool), "any") == 0) {
+            why = "\"Satisfy any\" is one of several ways in: take it out";
+        } else if (is_directive(d, "AuthMerging") && strcasecmp(first_word(d, pool), "or") == 0) {
+            why = "\"AuthMerging Or\" is one of several ways in: take it out";
+        } else if (is_directive(d, "<RequireAll")) {
+            why = check_containers(d->first_child, 0, pool);
+        } else if (is_directive(d, "<RequireAny") || is_directive(d, "<RequireNone")) {
+            why =
+                has_enrolled(d->first_child, pool)
+                    ? apr_psprintf(pool,
+                                   "\"Require mdm-enrolled\" inside of %s> cannot answer 400: use "
+                                   "it alone or inside of <RequireAll>",
+                                   d->directive)
+                    : check_containers(d->first_child, 0, pool);
+        }
+    }
+    return why;
+}
+
+static int check_access_control(const ap_directive_t *first, server_rec *s, apr_pool_t *pool)
+{
+    int failed = 0;
+
+    for (const ap_directive_t *d = first; d != NULL; d = d->next) {
+        const char *why = NULL;
+
+        if (d->first_child == NULL || strncasecmp(d->directive, "<Require", 8) == 0) {
+            continue;
+        }
+        if (has_enrolled(d->first_child, pool) || has_device_handler(d->first_child, pool)) {
+            why = check_containers(d->first_child, 1, pool);
+        }
+        if (why != NULL) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                         "%s %s in %s:%d: %s; devices take 401 for the end of their enrollment",
+                         d->directive, d->args, d->filename, d->line_num, why);
+            failed = 1;
+        }
+        failed |= check_access_control(d->first_child, s, pool);
+    }
+    return failed;
+}
+
+/* -- Server settings ---------------------------------------------------------------------- */
+
+static int complain(const nanomdm_use_t *use, const char *what)
+{
+    ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, use->server, "%s: %s", use->where, what);
+    return 1;
+}
+
+static int check_use(const nanomdm_use_t *use, int *needs_ca)
+{
+    const nanomdm_server_t *conf = nanomdm_server(use->server);
+
+    if (use->identity == NANOMDM_IDENTITY_SSL && APR_RETRIEVE_OPTIONAL_FN(ssl_var_lookup) == NULL) {
+        return complain(use, "NanoMDMIdentity ssl needs mod_ssl, which is not loaded: a2enmod ssl");
+    }
+    if (use->api_keys && conf->api_keys == NULL) {
+        return complain(use,
+                        "AuthBasicProvider nanomdm has no key to compare with: set "
+                        "NanoMDMAPIKey file:/PATH, with a key made by \"openssl rand -hex 32\"");
+    }
+    if (nanomdm_handler_is_device(use->handler)) {
+        *needs_ca = 1;
+        if (conf->ca_file == NULL) {
+            return complain(use, "NanoMDMCACertificateFile is not set: name the PEM file of the "
+                                 "certificates that may issue device identities");
+        }
+    }
+    return 0;
+}
+
+static int load_authority(server_rec *s, apr_pool_t *pconf)
+{
+    nanomdm_server_t *conf = nanomdm_server(s);
+    const char *why = NULL;
+
+    if (conf->ca_file == NULL) {
+        return 0;
+    }
+    if (trust_ca_load(&conf->ca, conf->ca_file, conf->intermediate_file, &why, pconf) !=
+        APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                     "NanoMDMCACertificateFile, NanoMDMIntermediateFile: %s", why);
+        return 1;
+    }
+    return 0;
+}
+
+int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    apr_array_header_t *uses = nanomdm_uses(pconf, 0);
+    int needs_ca = 0;
+    int failed = 0;
+
+    (void)plog;
+    nanomdm_config_complete(s);
+    nanomdm_log_to(s);
+    for (int i = 0; i < uses->nelts; i++) {
+        failed |= check_use(&APR_ARRAY_IDX(uses, i, nanomdm_use_t), &needs_ca);
+    }
+    for (server_rec *v = s; v != NULL && uses->nelts > 0; v = v->next) {
+        nanomdm_server_t *conf = nanomdm_server(v);
+        const char *why = NULL;
+
+        failed |= load_authority(v, pconf);
+        if (store_driver_check(conf->db_driver, &why, pconf) != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, v, "NanoMDMDatabase: %s", why);
+            failed = 1;
+        }
+    }
+    failed |= check_access_control(ap_conftree, s, ptemp);
+    return failed ? HTTP_INTERNAL_SERVER_ERROR : OK;
+}
+
+/* -- The schema --------------------------------------------------------------------------- */
+
+enum { SCHEMA_FITS, SCHEMA_WRONG, SCHEMA_UNREACHABLE };
+
+/* As the user of the children, so that a SQLite database and its companions are theirs. */
+static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *pool)
+{
+    store_config_t config = nanomdm_store_config(conf);
+    store_t *store;
+    const char *why = "no reason given";
+    apr_status_t status;
+
+    config.max = 1;
+    status = store_open(&store, &config, &why, pool);
+    if (status == APR_SUCCESS && conf->schema == NANOMDM_SCHEMA_CREATE) {
+        status = store_schema_create(store, pool);
+    }
+    if (status == APR_SUCCESS) {
+        status = store_schema_check(store, &why, pool);
+    }
+    if (status == MDM_ESCHEMA) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                     "the database of NanoMDMDatabase %s %s does not have the tables that are "
+                     "needed (%s): set NanoMDMSchema create once, or name the right database",
+                     conf->db_driver, strcmp(conf->db_driver, "sqlite3") ? "…" : conf->db_params,
+                     why);
+        return SCHEMA_WRONG;
+    }
+    if (status != APR_SUCCESS) {
+        ap_log_error(
+            APLOG_MARK, APLOG_STARTUP | APLOG_WARNING, 0, s,
+            "the database of NanoMDMDatabase %s cannot be used now: requests get 503 until "
+            "it can",
+            conf->db_driver);
+        return SCHEMA_UNREACHABLE;
+    }
+    return SCHEMA_FITS;
+}
+
+static int schema_in_child(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *pool)
+{
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        _exit(ap_run_drop_privileges(pool, s) != OK ? SCHEMA_UNREACHABLE
+                                                    : schema_work(conf, s, pool));
+    }
+    if (pid < 0) {
+        return SCHEMA_UNREACHABLE;
+    }
+    while (waitpid(pid, &status, 0) < 0) {
+        if (errno != EINTR) {
+            return SCHEMA_UNREACHABLE;
+        }
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : SCHEMA_UNREACHABLE;
+}
+
+/* The directory of a SQLite database belongs to the user of the children, who puts files beside
+ * it. One that is missing is made so; one that is there is left as it is. */
+static void make_directory(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *pool)
+{
+    char *directory = ap_make_dirstr_parent(pool, conf->db_params);
+    struct stat info;
+
+    if (strcmp(conf->db_driver, "sqlite3") != 0) {
+        return;
+    }
+    if (stat(directory, &info) != 0) {
+        if (mkdir(directory, 0750) != 0 ||
+            (geteuid() == 0 &&
+             chown(directory, ap_unixd_config.user_id, ap_unixd_config.group_id) != 0)) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_WARNING, errno, s,
+                         "NanoMDMDatabase: cannot make the directory %s", directory);
+        }
+    } else if (geteuid() == 0 && info.st_uid != ap_unixd_config.user_id &&
+               (info.st_mode & (S_IWGRP | S_IWOTH)) == 0) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_WARNING, 0, s,
+                     "NanoMDMDatabase: the directory %s must be writable for the user that httpd "
+                     "runs as: chown it to that user",
+                     directory);
+    }
+}
+
+int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
+{
+    int generation = 0;
+    apr_hash_t *done = apr_hash_make(ptemp);
+
+    (void)plog;
+    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG ||
+        nanomdm_uses(pconf, 0)->nelts == 0) {
+        return OK;
+    }
+    ap_mpm_query(AP_MPMQ_GENERATION, &generation);
+    for (server_rec *v = s; v != NULL; v = v->next) {
+        const nanomdm_server_t *conf = nanomdm_server(v);
+        const char *key =
+            apr_pstrcat(ptemp, conf->db_driver, "\n", conf->db_params, "\n", conf->prefix, NULL);
+
+        if (conf->schema == NANOMDM_SCHEMA_OFF || apr_hash_get(done, key, APR_HASH_KEY_STRING)) {
+            continue;
+        }
+        apr_hash_set(done, key, APR_HASH_KEY_STRING, key);
+        make_directory(conf, v, ptemp);
+        /* A running server is not taken down by a reload: then it is the log that tells. */
+        if (schema_in_child(conf, v, ptemp) == SCHEMA_WRONG && generation == 0) {
+            return HTTP_INTERNAL_SERVER_ERROR;
+        }
+    }
+    return OK;
+}

@@ -1,0 +1,164 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* What a child process owns: a store for each database that its virtual hosts name, and the
+ * threads that work for it in the background.
+ */
+#include "nanomdm.h"
+
+#include <ap_mpm.h>
+#include <apr_hash.h>
+#include <apr_strings.h>
+
+#include "mdm_log.h"
+
+/* How long the end of a child may wait for its background threads. */
+#define STOP_WAIT apr_time_from_sec(5)
+
+typedef struct child_t {
+    apr_pool_t *pool;              /* of stores and threads; not the child's, see child_cleanup() */
+    apr_array_header_t *databases; /* nanomdm_database_t * */
+    int threaded;
+} child_t;
+
+static server_rec *log_server;
+
+static void log_sink(mdm_log_level_t level, apr_status_t status, const char *line)
+{
+    static const int levels[] = {APLOG_ERR, APLOG_WARNING, APLOG_INFO, APLOG_DEBUG};
+
+    ap_log_error(APLOG_MARK, levels[level], status, log_server, "%s", line);
+}
+
+void nanomdm_log_to(server_rec *s)
+{
+    log_server = s;
+    mdm_log_set(log_sink);
+}
+
+static void flush_turn(void *baton, int stopping, apr_pool_t *pool)
+{
+    (void)stopping;
+    (void)pool;
+    service_lastseen_flush(baton); /* what fails is logged by the store and kept */
+}
+
+static int threads_of_child(void)
+{
+    int threads = 0;
+
+    ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
+    return threads > 0 ? threads : 1;
+}
+
+static apr_status_t open_database(nanomdm_database_t **out, const nanomdm_server_t *conf,
+                                  const char **why, apr_pool_t *pool)
+{
+    nanomdm_database_t *database = apr_pcalloc(pool, sizeof(*database));
+    store_config_t config = nanomdm_store_config(conf);
+    apr_status_t status;
+
+    if (config.max == NANOMDM_UNSET) {
+        config.max = threads_of_child() + 1; /* and one for the background */
+    }
+    status = store_open(&database->store, &config, why, pool);
+    if (status == APR_SUCCESS) {
+        *why = "a background thread cannot be started";
+        status = service_lastseen_create(&database->lastseen, database->store, pool);
+    }
+    if (status == APR_SUCCESS) {
+        status = nanomdm_worker_start(&database->flusher, conf->last_seen_interval, flush_turn,
+                                      database->lastseen, pool);
+    }
+    if (status == APR_SUCCESS) {
+        *out = database;
+    }
+    return status;
+}
+
+/* Virtual hosts with the same database share connections and threads. */
+static const char *database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
+{
+    return apr_psprintf(
+        pool, "%s\n%s\n%s\n%d\n%" APR_TIME_T_FMT "\n%" APR_TIME_T_FMT "\n%" APR_TIME_T_FMT,
+        conf->db_driver, conf->db_params, conf->prefix, conf->db_max, conf->db_wait, conf->db_idle,
+        conf->last_seen_interval);
+}
+
+/* Runs before the child's pool is gone; with prefork, inside a signal handler that may have
+ * interrupted anything: there, and when a thread is stuck, connections are left to the kernel. */
+static apr_status_t child_cleanup(void *data)
+{
+    child_t *child = data;
+    apr_time_t end = apr_time_now() + STOP_WAIT;
+    int all = 1;
+
+    for (int i = 0; i < child->databases->nelts; i++) {
+        nanomdm_database_t *database = APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *);
+        apr_interval_time_t left = end - apr_time_now();
+
+        all &= nanomdm_worker_stop(database->flusher, left > 0 ? left : 0) == APR_SUCCESS;
+    }
+    if (all && child->threaded) {
+        apr_pool_destroy(child->pool);
+    }
+    return APR_SUCCESS;
+}
+
+static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
+{
+    conf->database = database;
+    conf->service.store = database->store;
+    conf->service.retroactive = conf->retroactive;
+    conf->service.empty_digest = conf->empty_digest;
+    conf->service.get_token = conf->get_token;
+    conf->service.seen = service_lastseen_note;
+    conf->service.seen_baton = database->lastseen;
+}
+
+static child_t *this_child;
+
+void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
+{
+    child_t *child = apr_pcalloc(pchild, sizeof(*child));
+    apr_hash_t *by_key = apr_hash_make(pchild);
+
+    nanomdm_log_to(main_server);
+    if (nanomdm_uses(main_server->process->pconf, 0)->nelts == 0 ||
+        apr_pool_create_unmanaged_ex(&child->pool, NULL, NULL) != APR_SUCCESS) {
+        return;
+    }
+    ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
+    child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        nanomdm_server_t *conf = nanomdm_server(s);
+        const char *key = database_key(conf, pchild);
+        nanomdm_database_t *database = apr_hash_get(by_key, key, APR_HASH_KEY_STRING);
+        const char *why = "";
+
+        if (database == NULL) {
+            apr_status_t status = open_database(&database, conf, &why, child->pool);
+
+            if (status != APR_SUCCESS) {
+                ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMDatabase: %s", why);
+                continue; /* requests get 503 */
+            }
+            APR_ARRAY_PUSH(child->databases, nanomdm_database_t *) = database;
+            apr_hash_set(by_key, key, APR_HASH_KEY_STRING, database);
+        }
+        fill_service(conf, database);
+    }
+    this_child = child;
+    apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
+}
+
+/* Draining begins: what is in memory gets out early, and the threads go on for the requests that
+ * still run. */
+void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
+{
+    (void)pchild;
+    (void)graceful;
+    for (int i = 0; this_child != NULL && i < this_child->databases->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->databases, i, nanomdm_database_t *)->flusher);
+    }
+}

@@ -1,0 +1,611 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The directives: for each its parser, its unset value, its merge and its default. What only shows
+ * when all of the configuration is read is found in check.c.
+ */
+#include "nanomdm.h"
+
+#include <apr_file_io.h>
+#include <apr_lib.h>
+#include <apr_strings.h>
+#include <http_core.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+
+#define DEFAULT_DRIVER "sqlite3"
+#define DEFAULT_PARAMS "/var/lib/nanomdm/nanomdm.db"
+#define DEFAULT_MAX_BODY (8 * 1024 * 1024)
+#define MAX_SECRET_FILE (1024 * 1024)
+
+/* -- Unset values, merging, defaults ------------------------------------------------------ */
+
+void *nanomdm_create_server(apr_pool_t *pool, server_rec *server)
+{
+    nanomdm_server_t *conf = apr_pcalloc(pool, sizeof(*conf));
+
+    (void)server;
+    conf->db_max = NANOMDM_UNSET;
+    conf->db_wait = NANOMDM_UNSET;
+    conf->db_idle = NANOMDM_UNSET;
+    conf->schema = NANOMDM_UNSET;
+    conf->retroactive = NANOMDM_UNSET;
+    conf->empty_digest = NANOMDM_UNSET;
+    conf->max_body = NANOMDM_UNSET;
+    conf->last_seen_interval = NANOMDM_UNSET;
+    return conf;
+}
+
+#define MERGE_NULL(member) conf->member = add->member != NULL ? add->member : base->member
+#define MERGE_UNSET(member) conf->member = add->member != NANOMDM_UNSET ? add->member : base->member
+
+void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
+{
+    const nanomdm_server_t *base = basev;
+    const nanomdm_server_t *add = addv;
+    nanomdm_server_t *conf = apr_pcalloc(pool, sizeof(*conf));
+
+    conf->db_driver = add->db_driver != NULL ? add->db_driver : base->db_driver;
+    conf->db_params = add->db_driver != NULL ? add->db_params : base->db_params;
+    MERGE_UNSET(db_max);
+    MERGE_UNSET(db_wait);
+    MERGE_UNSET(db_idle);
+    MERGE_UNSET(schema);
+    MERGE_NULL(prefix);
+    conf->ca_file = add->ca_file != NULL ? add->ca_file : base->ca_file;
+    /* Intermediates belong to an authority: another one does not take them over. */
+    conf->intermediate_file = add->intermediate_file != NULL || add->ca_file != NULL
+                                  ? add->intermediate_file
+                                  : base->intermediate_file;
+    MERGE_NULL(api_keys);
+    MERGE_UNSET(retroactive);
+    MERGE_UNSET(empty_digest);
+    MERGE_NULL(get_token);
+    MERGE_UNSET(max_body);
+    MERGE_UNSET(last_seen_interval);
+    return conf;
+}
+
+void *nanomdm_create_dir(apr_pool_t *pool, char *path)
+{
+    (void)path;
+    return apr_pcalloc(pool, sizeof(nanomdm_dir_t));
+}
+
+void *nanomdm_merge_dir(apr_pool_t *pool, void *basev, void *addv)
+{
+    const nanomdm_dir_t *base = basev;
+    const nanomdm_dir_t *add = addv;
+    nanomdm_dir_t *conf = apr_pmemdup(pool, base, sizeof(*conf));
+
+    if (add->handler != NANOMDM_HANDLER_UNSET) {
+        conf->handler = add->handler;
+        conf->base = add->base;
+    }
+    if (add->identity != NANOMDM_IDENTITY_UNSET) {
+        conf->identity = add->identity;
+        conf->identity_header = add->identity_header;
+    }
+    if (add->require_enrolled != 0) {
+        conf->require_enrolled = add->require_enrolled;
+    }
+    return conf;
+}
+
+static void set_defaults(nanomdm_server_t *conf)
+{
+    if (conf->db_driver == NULL) {
+        conf->db_driver = DEFAULT_DRIVER;
+        conf->db_params = DEFAULT_PARAMS;
+    }
+    if (conf->db_wait == NANOMDM_UNSET) {
+        conf->db_wait = apr_time_from_sec(2);
+    }
+    if (conf->db_idle == NANOMDM_UNSET) {
+        conf->db_idle = apr_time_from_sec(300);
+    }
+    if (conf->schema == NANOMDM_UNSET) {
+        conf->schema = NANOMDM_SCHEMA_CHECK;
+    }
+    if (conf->prefix == NULL) {
+        conf->prefix = "";
+    }
+    if (conf->retroactive == NANOMDM_UNSET) {
+        conf->retroactive = 0;
+    }
+    if (conf->empty_digest == NANOMDM_UNSET) {
+        conf->empty_digest = 0;
+    }
+    if (conf->max_body == NANOMDM_UNSET) {
+        conf->max_body = DEFAULT_MAX_BODY;
+    }
+    if (conf->last_seen_interval == NANOMDM_UNSET) {
+        conf->last_seen_interval = apr_time_from_sec(2);
+    }
+}
+
+nanomdm_server_t *nanomdm_server(const server_rec *server)
+{
+    return ap_get_module_config(server->module_config, &nanomdm_module);
+}
+
+nanomdm_dir_t *nanomdm_dir(const request_rec *r)
+{
+    return ap_get_module_config(r->per_dir_config, &nanomdm_module);
+}
+
+void nanomdm_config_complete(server_rec *main_server)
+{
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        set_defaults(nanomdm_server(s));
+    }
+}
+
+store_config_t nanomdm_store_config(const nanomdm_server_t *conf)
+{
+    store_config_t store = {
+        .driver = conf->db_driver,
+        .params = conf->db_params,
+        .prefix = conf->prefix,
+        .max = conf->db_max,
+        .wait = conf->db_wait,
+        .idle = conf->db_idle,
+    };
+
+    return store;
+}
+
+/* -- What the configuration uses ---------------------------------------------------------- */
+
+apr_array_header_t *nanomdm_uses(apr_pool_t *pool, int reset)
+{
+    static apr_array_header_t *uses; /* while one configuration is read, by one thread */
+
+    if (reset || uses == NULL) {
+        uses = apr_array_make(pool, 8, sizeof(nanomdm_use_t));
+    }
+    return uses;
+}
+
+static nanomdm_use_t *note_use(cmd_parms *cmd)
+{
+    /* A .htaccess file is read by request threads, long after the check. */
+    int late = ap_check_cmd_context(cmd, NOT_IN_HTACCESS) != NULL;
+    nanomdm_use_t *use = late ? apr_palloc(cmd->temp_pool, sizeof(*use))
+                              : apr_array_push(nanomdm_uses(cmd->server->process->pconf, 0));
+
+    memset(use, 0, sizeof(*use));
+    use->server = cmd->server;
+    use->where =
+        apr_psprintf(cmd->pool, "%s:%d", cmd->directive->filename, cmd->directive->line_num);
+    return use;
+}
+
+nanomdm_handler_t nanomdm_handler_kind(const char *name)
+{
+    static const struct {
+        const char *name;
+        nanomdm_handler_t kind;
+    } handlers[] = {
+        {"nanomdm", NANOMDM_HANDLER_MDM},
+        {"nanomdm-command", NANOMDM_HANDLER_COMMAND},
+        {"nanomdm-checkin", NANOMDM_HANDLER_CHECKIN},
+        {"nanomdm-api", NANOMDM_HANDLER_API},
+        {"nanomdm-migration", NANOMDM_HANDLER_MIGRATION},
+        {"nanomdm-version", NANOMDM_HANDLER_VERSION},
+    };
+
+    for (size_t i = 0; i < sizeof(handlers) / sizeof(handlers[0]); i++) {
+        if (strcmp(name, handlers[i].name) == 0) {
+            return handlers[i].kind;
+        }
+    }
+    return NANOMDM_HANDLER_OTHER;
+}
+
+int nanomdm_handler_is_device(nanomdm_handler_t handler)
+{
+    return handler == NANOMDM_HANDLER_MDM || handler == NANOMDM_HANDLER_COMMAND ||
+           handler == NANOMDM_HANDLER_CHECKIN;
+}
+
+/* SetHandler is core's: this only listens along, for every module's version of a directive runs.
+ * It tells which location set the handler, which core forgets when it merges. */
+static const char *note_handler(cmd_parms *cmd, void *dirv, const char *args)
+{
+    nanomdm_dir_t *dir = dirv;
+    const char *name = ap_getword_conf(cmd->temp_pool, &args);
+    nanomdm_handler_t kind = nanomdm_handler_kind(name);
+
+    dir->handler = kind;
+    dir->base = cmd->path;
+    if (kind == NANOMDM_HANDLER_OTHER) {
+        if (strncmp(name, "nanomdm", 7) == 0 && strcmp(name, "nanomdm-metrics") != 0) {
+            return apr_psprintf(cmd->pool,
+                                "unknown handler \"%s\": mod_nanomdm has nanomdm, nanomdm-command, "
+                                "nanomdm-checkin, nanomdm-api, nanomdm-migration and "
+                                "nanomdm-version",
+                                name);
+        }
+        return NULL;
+    }
+    if (cmd->path == NULL || ap_check_cmd_context(cmd, NOT_IN_DIRECTORY | NOT_IN_FILES) != NULL ||
+        ap_check_cmd_context(cmd, NOT_IN_HTACCESS) != NULL) {
+        return apr_psprintf(cmd->pool, "SetHandler %s belongs into a <Location> section", name);
+    }
+    if (kind == NANOMDM_HANDLER_API && (*cmd->path != '/' || ap_is_matchexp(cmd->path))) {
+        return "SetHandler nanomdm-api belongs into a <Location> without a pattern: the API's "
+               "paths are relative to it";
+    }
+    note_use(cmd)->handler = kind;
+    return NULL;
+}
+
+/* Likewise for Require: a section with one of its own replaces what it inherits. */
+static const char *note_require(cmd_parms *cmd, void *dirv, const char *args)
+{
+    nanomdm_dir_t *dir = dirv;
+    const char *word = ap_getword_conf(cmd->temp_pool, &args);
+
+    if (strcasecmp(word, "mdm-enrolled") == 0) {
+        dir->require_enrolled = 1;
+        note_use(cmd)->handler = NANOMDM_HANDLER_MDM;
+    } else if (dir->require_enrolled == 0) {
+        dir->require_enrolled = NANOMDM_UNSET;
+    }
+    return NULL;
+}
+
+static const char *note_provider(cmd_parms *cmd, void *dirv, const char *name)
+{
+    (void)dirv;
+    if (strcasecmp(name, "nanomdm") == 0) {
+        note_use(cmd)->api_keys = 1;
+    }
+    return NULL;
+}
+
+/* -- Values ------------------------------------------------------------------------------- */
+
+static const char *wrong(cmd_parms *cmd, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static const char *wrong(cmd_parms *cmd, const char *format, ...)
+{
+    va_list args;
+    const char *what;
+
+    va_start(args, format);
+    what = apr_pvsprintf(cmd->pool, format, args);
+    va_end(args);
+    return apr_pstrcat(cmd->pool, cmd->cmd->name, ": ", what, NULL);
+}
+
+/* A number with a unit; without one, seconds. */
+static const char *parse_duration(cmd_parms *cmd, const char *value, apr_interval_time_t *out)
+{
+    static const struct {
+        const char *unit;
+        apr_int64_t factor;
+    } units[] = {{"ms", 1000},
+                 {"s", APR_USEC_PER_SEC},
+                 {"", APR_USEC_PER_SEC},
+                 {"min", 60 * APR_USEC_PER_SEC},
+                 {"h", 3600 * APR_USEC_PER_SEC},
+                 {"d", 86400 * APR_USEC_PER_SEC}};
+    char *end;
+    apr_int64_t number = apr_strtoi64(value, &end, 10);
+
+    for (size_t i = 0; end != value && i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcmp(end, units[i].unit) == 0 && number >= 0 &&
+            number <= APR_INT64_C(3650) * 86400 * APR_USEC_PER_SEC / units[i].factor) {
+            *out = number * units[i].factor;
+            return NULL;
+        }
+    }
+    return wrong(cmd, "\"%s\" is no duration: write a number and ms, s, min, h or d, as in 30s",
+                 value);
+}
+
+static const char *parse_size(cmd_parms *cmd, const char *value, apr_off_t *out)
+{
+    static const char *const units = "KMG";
+    char *end;
+    apr_int64_t number = apr_strtoi64(value, &end, 10);
+    apr_int64_t factor = 1;
+
+    if (*end != '\0' && end != value) {
+        const char *unit = strchr(units, apr_toupper(*end));
+
+        if (unit != NULL && end[1] == '\0') {
+            factor = APR_INT64_C(1) << (10 * (unit - units + 1));
+            end++;
+        }
+    }
+    if (end == value || *end != '\0' || number <= 0 || number > (APR_INT64_C(1) << 30) / factor) {
+        return wrong(cmd,
+                     "\"%s\" is no size: write a number of bytes from 1 to 1G, with K, M or G if "
+                     "you like, as in 8M",
+                     value);
+    }
+    *out = number * factor;
+    return NULL;
+}
+
+/* A value, or the bytes of the file that file:/path names; NUL-terminated. */
+static const char *read_secret(cmd_parms *cmd, const char *value, const char **out, apr_size_t *len)
+{
+    const char *path;
+    apr_file_t *file;
+    apr_finfo_t info;
+    char reason[128];
+    char *bytes;
+    apr_status_t status;
+
+    if (strncmp(value, "file:", 5) != 0) {
+        *out = value;
+        *len = strlen(value);
+        return NULL;
+    }
+    path = ap_server_root_relative(cmd->pool, value + 5);
+    status = path == NULL ? APR_EBADPATH
+                          : apr_file_open(&file, path, APR_FOPEN_READ | APR_FOPEN_BINARY,
+                                          APR_FPROT_OS_DEFAULT, cmd->temp_pool);
+    if (status == APR_SUCCESS) {
+        status = apr_file_info_get(&info, APR_FINFO_SIZE | APR_FINFO_TYPE, file);
+        if (status == APR_SUCCESS && (info.filetype != APR_REG || info.size > MAX_SECRET_FILE)) {
+            return wrong(cmd, "%s is no file of at most 1 MiB", path);
+        }
+    }
+    if (status == APR_SUCCESS) {
+        bytes = apr_pcalloc(cmd->pool, (apr_size_t)info.size + 1);
+        status = apr_file_read_full(file, bytes, (apr_size_t)info.size, len);
+        if (APR_STATUS_IS_EOF(status)) {
+            status = APR_SUCCESS; /* an empty file */
+        }
+        *out = bytes;
+        apr_file_close(file);
+    }
+    if (status != APR_SUCCESS) {
+        return apr_psprintf(cmd->pool, "%s: cannot read %s: %s", cmd->cmd->name, value + 5,
+                            apr_strerror(status, reason, sizeof(reason)));
+    }
+    return NULL;
+}
+
+/* -- Directives --------------------------------------------------------------------------- */
+
+static const char *set_database(cmd_parms *cmd, void *dir, const char *driver, const char *params)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+
+    (void)dir;
+    if (*params == '\0') {
+        return wrong(cmd, "the parameters of %s are empty: for sqlite3 write the database's file",
+                     driver);
+    }
+    conf->db_driver = driver;
+    conf->db_params = params;
+    if (strcmp(driver, "sqlite3") == 0) {
+        conf->db_params = ap_server_root_relative(cmd->pool, params);
+        if (conf->db_params == NULL) {
+            return wrong(cmd, "\"%s\" is no path of a file", params);
+        }
+    }
+    return NULL;
+}
+
+static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *option)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+
+    (void)dir;
+    if (strncmp(option, "max=", 4) == 0) {
+        char *end;
+        apr_int64_t number = apr_strtoi64(option + 4, &end, 10);
+
+        if (end == option + 4 || *end != '\0' || number < 1 || number > 10000) {
+            return wrong(cmd, "\"%s\": the most connections are a number from 1 to 10000", option);
+        }
+        conf->db_max = (int)number;
+        return NULL;
+    }
+    if (strncmp(option, "wait=", 5) == 0) {
+        return parse_duration(cmd, option + 5, &conf->db_wait);
+    }
+    if (strncmp(option, "idle=", 5) == 0) {
+        return parse_duration(cmd, option + 5, &conf->db_idle);
+    }
+    return wrong(cmd, "unknown option \"%s\": there are max=, wait= and idle=", option);
+}
+
+static const char *set_schema(cmd_parms *cmd, void *dir, const char *value)
+{
+    static const char *const names[] = {"create", "check", "off"};
+
+    (void)dir;
+    for (int i = NANOMDM_SCHEMA_CREATE; i <= NANOMDM_SCHEMA_OFF; i++) {
+        if (strcasecmp(value, names[i]) == 0) {
+            nanomdm_server(cmd->server)->schema = i;
+            return NULL;
+        }
+    }
+    return wrong(cmd, "unknown value \"%s\": write create, check or off", value);
+}
+
+static const char *set_prefix(cmd_parms *cmd, void *dir, const char *value)
+{
+    (void)dir;
+    if (strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(value) ||
+        strlen(value) > 20 || apr_isdigit(*value)) {
+        return wrong(cmd,
+                     "\"%s\" is no prefix: use up to 20 small letters, digits and _, not beginning "
+                     "with a digit",
+                     value);
+    }
+    nanomdm_server(cmd->server)->prefix = value;
+    return NULL;
+}
+
+static const char *set_file(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *path = ap_server_root_relative(cmd->pool, value);
+
+    (void)dir;
+    if (path == NULL) {
+        return wrong(cmd, "\"%s\" is no path of a file", value);
+    }
+    *(const char **)((char *)conf + (apr_size_t)cmd->info) = path;
+    return NULL;
+}
+
+static const char *set_api_key(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *key;
+    apr_size_t len;
+    const char *error = read_secret(cmd, value, &key, &len);
+
+    (void)dir;
+    if (error != NULL) {
+        return error;
+    }
+    while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r')) {
+        len--;
+    }
+    if (len == 0 || memchr(key, '\0', len) != NULL || memchr(key, '\n', len) != NULL) {
+        return wrong(cmd, "the key%s is empty or more than one line",
+                     key == value ? "" : apr_pstrcat(cmd->pool, " in ", value + 5, NULL));
+    }
+    if (conf->api_keys == NULL) {
+        conf->api_keys = apr_array_make(cmd->pool, 2, 32);
+    }
+    /* Only digests are kept and compared: equal work whatever the length. */
+    if (!EVP_Digest(key, len, apr_array_push(conf->api_keys), NULL, EVP_sha256(), NULL)) {
+        return wrong(cmd, "OpenSSL does not give SHA-256");
+    }
+    return NULL;
+}
+
+static const char *set_flag(cmd_parms *cmd, void *dir, int on)
+{
+    (void)dir;
+    nanomdm_server(cmd->server)->retroactive = on;
+    return NULL;
+}
+
+static const char *set_user_authenticate(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+
+    (void)dir;
+    if (strcasecmp(value, "decline") == 0) {
+        conf->empty_digest = 0;
+    } else if (strcasecmp(value, "empty-digest") == 0) {
+        conf->empty_digest = 1;
+    } else {
+        return wrong(cmd, "unknown value \"%s\": write decline or empty-digest", value);
+    }
+    return NULL;
+}
+
+static const char *set_get_token(cmd_parms *cmd, void *dir, const char *type, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    service_token_t *token = apr_palloc(cmd->pool, sizeof(*token));
+    const char *bytes;
+    const char *error = read_secret(cmd, value, &bytes, &token->len);
+
+    (void)dir;
+    if (error != NULL) {
+        return error;
+    }
+    if (token->len == 0) {
+        return wrong(cmd, "the token for %s is empty", type);
+    }
+    token->data = (const unsigned char *)bytes;
+    if (conf->get_token == NULL) {
+        conf->get_token = apr_hash_make(cmd->pool);
+    }
+    apr_hash_set(conf->get_token, type, APR_HASH_KEY_STRING, token);
+    return NULL;
+}
+
+static const char *set_max_body(cmd_parms *cmd, void *dir, const char *value)
+{
+    (void)dir;
+    return parse_size(cmd, value, &nanomdm_server(cmd->server)->max_body);
+}
+
+static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *error = parse_duration(cmd, value, &conf->last_seen_interval);
+
+    (void)dir;
+    if (error == NULL && conf->last_seen_interval < apr_time_from_msec(100)) {
+        return wrong(cmd, "\"%s\" is too short: at least 100ms", value);
+    }
+    return error;
+}
+
+static const char *set_identity(cmd_parms *cmd, void *dirv, const char *source, const char *name)
+{
+    nanomdm_dir_t *dir = dirv;
+    int is_header = strcasecmp(source, "header") == 0;
+
+    if (is_header != (name != NULL)) {
+        return is_header ? "NanoMDMIdentity: header needs the name of the header, as in "
+                           "\"NanoMDMIdentity header X-Client-Cert\""
+                         : wrong(cmd, "\"%s\" takes no second argument", source);
+    }
+    if (strcasecmp(source, "signature") == 0) {
+        dir->identity = NANOMDM_IDENTITY_SIGNATURE;
+    } else if (strcasecmp(source, "ssl") == 0) {
+        dir->identity = NANOMDM_IDENTITY_SSL;
+    } else if (is_header) {
+        dir->identity = NANOMDM_IDENTITY_HEADER;
+        dir->identity_header = name;
+    } else {
+        return wrong(cmd, "unknown source \"%s\": write signature, ssl or header NAME", source);
+    }
+    note_use(cmd)->identity = dir->identity;
+    return NULL;
+}
+
+#define FILE_OFFSET(member) (void *)APR_OFFSETOF(nanomdm_server_t, member)
+
+const command_rec nanomdm_commands[] = {
+    AP_INIT_TAKE2(
+        "NanoMDMDatabase", set_database, NULL, RSRC_CONF,
+        "an apr_dbd driver and its parameters, as in: sqlite3 /var/lib/nanomdm/nanomdm.db"),
+    AP_INIT_ITERATE("NanoMDMDatabasePool", set_database_pool, NULL, RSRC_CONF,
+                    "max=NUMBER wait=DURATION idle=DURATION, per child process"),
+    AP_INIT_TAKE1("NanoMDMSchema", set_schema, NULL, RSRC_CONF,
+                  "create (missing tables at start), check (default) or off"),
+    AP_INIT_TAKE1("NanoMDMTablePrefix", set_prefix, NULL, RSRC_CONF,
+                  "a prefix of all table names; default: none"),
+    AP_INIT_TAKE1("NanoMDMCACertificateFile", set_file, FILE_OFFSET(ca_file), RSRC_CONF,
+                  "PEM file of the certificates that may issue device identities"),
+    AP_INIT_TAKE1("NanoMDMIntermediateFile", set_file, FILE_OFFSET(intermediate_file), RSRC_CONF,
+                  "PEM file of intermediate certificates below NanoMDMCACertificateFile"),
+    AP_INIT_TAKE1("NanoMDMAPIKey", set_api_key, NULL, RSRC_CONF,
+                  "an API key, or file:/PATH that holds it; may be repeated"),
+    AP_INIT_FLAG("NanoMDMRetroactive", set_flag, NULL, RSRC_CONF,
+                 "On: an enrollment without any certificate may take the one it comes with"),
+    AP_INIT_TAKE1("NanoMDMUserAuthenticate", set_user_authenticate, NULL, RSRC_CONF,
+                  "decline (default) or empty-digest"),
+    AP_INIT_TAKE2("NanoMDMGetToken", set_get_token, NULL, RSRC_CONF,
+                  "a TokenServiceType and its token, or file:/PATH that holds it"),
+    AP_INIT_TAKE1("NanoMDMMaxBody", set_max_body, NULL, RSRC_CONF,
+                  "largest request body; default 8M"),
+    AP_INIT_TAKE1("NanoMDMLastSeenInterval", set_last_seen_interval, NULL, RSRC_CONF,
+                  "how often last-seen times are written; default 2s"),
+    AP_INIT_TAKE12("NanoMDMIdentity", set_identity, NULL, RSRC_CONF | ACCESS_CONF,
+                   "signature (default), ssl, or header NAME"),
+    AP_INIT_RAW_ARGS("SetHandler", note_handler, NULL, OR_FILEINFO, "see core"),
+    AP_INIT_RAW_ARGS("Require", note_require, NULL, OR_AUTHCFG, "see mod_authz_core"),
+    AP_INIT_ITERATE("AuthBasicProvider", note_provider, NULL, OR_AUTHCFG, "see mod_auth_basic"),
+    {NULL},
+};

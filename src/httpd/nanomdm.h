@@ -1,0 +1,187 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* What the rooms of src/httpd share: the configuration, and the functions one calls in another.
+ * The only place, with its .c files, where httpd's types and HTTP's status codes appear.
+ */
+#ifndef NANOMDM_H
+#define NANOMDM_H
+
+#include <httpd.h> /* first: httpd's other headers lean on it */
+
+#include <apr_hash.h>
+#include <apr_tables.h>
+#include <http_config.h>
+#include <http_log.h>
+
+#include "service.h"
+#include "service_lastseen.h"
+#include "store.h"
+#include "trust.h"
+
+extern module AP_MODULE_DECLARE_DATA nanomdm_module;
+#ifndef NANOMDM_MODULE_RECORD /* which declares its own index for the log */
+APLOG_USE_MODULE(nanomdm);
+#endif
+
+#define NANOMDM_VERSION "v0.1.0"
+#define NANOMDM_UNSET (-1)
+
+typedef enum {
+    NANOMDM_HANDLER_UNSET,
+    NANOMDM_HANDLER_OTHER, /* somebody else's */
+    NANOMDM_HANDLER_MDM,
+    NANOMDM_HANDLER_COMMAND,
+    NANOMDM_HANDLER_CHECKIN,
+    NANOMDM_HANDLER_API,
+    NANOMDM_HANDLER_MIGRATION,
+    NANOMDM_HANDLER_VERSION
+} nanomdm_handler_t;
+
+typedef enum {
+    NANOMDM_IDENTITY_UNSET,
+    NANOMDM_IDENTITY_SIGNATURE,
+    NANOMDM_IDENTITY_SSL,
+    NANOMDM_IDENTITY_HEADER
+} nanomdm_identity_t;
+
+typedef enum { NANOMDM_SCHEMA_CREATE, NANOMDM_SCHEMA_CHECK, NANOMDM_SCHEMA_OFF } nanomdm_schema_t;
+
+/** A database in one child: shared by the virtual hosts that name the same one. */
+typedef struct nanomdm_database_t {
+    store_t *store;
+    service_lastseen_t *lastseen;
+    struct nanomdm_worker_t *flusher;
+} nanomdm_database_t;
+
+/** Configuration of a server or virtual host. */
+typedef struct nanomdm_server_t {
+    const char *db_driver;
+    const char *db_params;
+    int db_max;
+    apr_interval_time_t db_wait;
+    apr_interval_time_t db_idle;
+    int schema; /* nanomdm_schema_t */
+    const char *prefix;
+    const char *ca_file;
+    const char *intermediate_file;
+    apr_array_header_t *api_keys; /* unsigned char[32]: SHA-256 of each key */
+    int retroactive;
+    int empty_digest;
+    apr_hash_t *get_token; /* type -> service_token_t */
+    apr_off_t max_body;
+    apr_interval_time_t last_seen_interval;
+
+    trust_ca_t *ca;               /* loaded by check_config */
+    nanomdm_database_t *database; /* opened by child_init */
+    service_t service;            /* filled by child_init */
+} nanomdm_server_t;
+
+/** Configuration of a location. */
+typedef struct nanomdm_dir_t {
+    nanomdm_handler_t handler;
+    const char *base; /* the path of the <Location> that set the handler */
+    nanomdm_identity_t identity;
+    const char *identity_header;
+    int require_enrolled;
+} nanomdm_dir_t;
+
+/** Something in the configuration that check_config has to look at. */
+typedef struct nanomdm_use_t {
+    server_rec *server;
+    nanomdm_handler_t handler; /* or UNSET */
+    nanomdm_identity_t identity;
+    int api_keys; /* AuthBasicProvider nanomdm */
+    const char *where;
+} nanomdm_use_t;
+
+/* config.c: directives, defaults and merging. */
+extern const command_rec nanomdm_commands[];
+void *nanomdm_create_server(apr_pool_t *pool, server_rec *server);
+void *nanomdm_merge_server(apr_pool_t *pool, void *base, void *add);
+void *nanomdm_create_dir(apr_pool_t *pool, char *path);
+void *nanomdm_merge_dir(apr_pool_t *pool, void *base, void *add);
+nanomdm_server_t *nanomdm_server(const server_rec *server);
+nanomdm_dir_t *nanomdm_dir(const request_rec *r);
+/** What the configuration uses, noted while it was read (nanomdm_use_t); emptied per reading. */
+apr_array_header_t *nanomdm_uses(apr_pool_t *pool, int reset);
+/** The handler's kind by its name, or NANOMDM_HANDLER_OTHER. */
+nanomdm_handler_t nanomdm_handler_kind(const char *name);
+/** Whether the handler serves devices, who must never see 401 or 403. */
+int nanomdm_handler_is_device(nanomdm_handler_t handler);
+/** Fill in the defaults, once all of the configuration is read and merged. */
+void nanomdm_config_complete(server_rec *main_server);
+/** Where a store is, from the configuration. */
+store_config_t nanomdm_store_config(const nanomdm_server_t *conf);
+
+/* check.c: what is wrong with the configuration, and the schema. */
+int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp);
+int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
+int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s);
+
+/* location.c: claims the module's locations, and keeps 401 and 403 from devices. */
+int nanomdm_translate_name(request_rec *r);
+int nanomdm_map_to_storage(request_rec *r);
+void nanomdm_shield(request_rec *r);
+void nanomdm_insert_error_filter(request_rec *r);
+
+/* body.c */
+/** Read the whole request body, at most max bytes, NUL-terminated in the request's pool.
+ * @return OK, or the HTTP status that the request gets */
+int nanomdm_read_body(request_rec *r, apr_off_t max, const char **body, apr_size_t *len);
+
+/** Have the request's body, which was read, read again by its handler. Kept by reference. */
+void nanomdm_replay_body(request_rec *r, const char *body, apr_size_t len);
+void nanomdm_register_replay(apr_pool_t *pool);
+
+/* identity.c */
+/** Find and verify the caller's certificate, from the source that the location is set to.
+ * @param body  for signatures
+ * @return APR_ENOENT if there is none, MDM_EINPUT; the reason in *why */
+apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
+                              trust_certificate_t **cert, const char **why);
+
+/* auth.c: API keys, and "Require mdm-enrolled". */
+void nanomdm_register_providers(apr_pool_t *pool);
+int nanomdm_check_access(request_rec *r);
+
+/* device.c, api.c: the handlers. */
+int nanomdm_device_handler(request_rec *r);
+int nanomdm_migration_handler(request_rec *r);
+int nanomdm_version_handler(request_rec *r);
+int nanomdm_api_handler(request_rec *r);
+/** Whether access to the request's location is restricted at all; logs an error if not. */
+int nanomdm_is_guarded(request_rec *r);
+
+/* reply.c */
+/** Give the request its trace id: mod_unique_id's, or one of our own. */
+const char *nanomdm_trace_id(request_rec *r);
+/** The HTTP status of one of the core's. */
+int nanomdm_http_status(apr_status_t status);
+/** Send a reply with this body, which may be empty; returns what a handler returns. */
+int nanomdm_reply(request_rec *r, int http_status, const char *type, const char *body,
+                  apr_size_t len);
+int nanomdm_reply_text(request_rec *r, int http_status, const char *text);
+/** Answer 405 with the methods that are allowed. */
+int nanomdm_reply_not_allowed(request_rec *r, const char *methods);
+
+/* child.c: what a child process owns: databases and background threads. */
+/** Have the core log to the error log of this server. */
+void nanomdm_log_to(server_rec *s);
+void nanomdm_child_init(apr_pool_t *pchild, server_rec *s);
+void nanomdm_child_stopping(apr_pool_t *pchild, int graceful);
+
+/* worker.c: a background thread of a child. */
+typedef struct nanomdm_worker_t nanomdm_worker_t;
+/** One turn of work. stopping: 1 in the last turn. The pool is cleared after each turn. */
+typedef void nanomdm_turn_t(void *baton, int stopping, apr_pool_t *pool);
+/** Start a thread that takes a turn at each interval, when woken, and once before it ends. */
+apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t interval,
+                                  nanomdm_turn_t *turn, void *baton, apr_pool_t *pool);
+/** Have it take a turn soon. Safe in a signal handler. */
+void nanomdm_worker_wake(nanomdm_worker_t *worker);
+/** Have it take its last turn, and wait for its end at most so long. Takes no lock.
+ * @return APR_TIMEUP if it still runs */
+apr_status_t nanomdm_worker_stop(nanomdm_worker_t *worker, apr_interval_time_t wait);
+
+#endif

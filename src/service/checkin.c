@@ -1,0 +1,233 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The check-in messages: each is one function that runs in one transaction, its association check
+ * included. */
+#include <apr_encode.h>
+#include <apr_strings.h>
+#include <string.h>
+
+#include "association.h"
+#include "mdm_plist.h"
+
+typedef struct checkin_t {
+    const service_t *service;
+    const mdm_message_t *message;
+    const trust_certificate_t *cert; /* NULL: migration */
+    service_reply_t *reply;
+} checkin_t;
+
+typedef apr_status_t checkin_work_t(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool);
+
+static apr_status_t no_device(checkin_t *checkin)
+{
+    checkin->reply->why = "this device has not sent an Authenticate message before";
+    return MDM_EINPUT;
+}
+
+static apr_status_t authenticate(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const mdm_message_t *message = checkin->message;
+    const char *id = message->enrollment.device_id;
+    const char *pem = NULL;
+    apr_status_t status;
+
+    if (checkin->cert != NULL) {
+        pem = trust_certificate_to_pem(checkin->cert, pool);
+    }
+    status = store_device_authenticate(tx, message, pem);
+    if (status == APR_SUCCESS) {
+        status = store_device_clear_queue(tx, id);
+    }
+    if (status == APR_SUCCESS) {
+        status = store_device_disable(tx, id);
+    }
+    return status;
+}
+
+static apr_status_t token_update(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const mdm_message_t *message = checkin->message;
+    apr_status_t status = store_device_load(tx, message->enrollment.device_id);
+
+    (void)pool;
+    if (status == APR_ENOENT) {
+        return no_device(checkin);
+    }
+    if (status == APR_SUCCESS) {
+        status = message->enrollment.parent_id == NULL ? store_device_token_update(tx, message)
+                                                       : store_user_token_update(tx, message);
+    }
+    if (status == APR_SUCCESS) {
+        status = store_enrollment_token_update(tx, message);
+    }
+    return status;
+}
+
+static apr_status_t check_out(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const mdm_enrollment_t *enrollment = &checkin->message->enrollment;
+
+    (void)pool;
+    return enrollment->parent_id == NULL ? store_device_disable(tx, enrollment->id)
+                                         : store_enrollment_disable(tx, enrollment->id);
+}
+
+static apr_status_t set_bootstrap_token(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const mdm_message_t *message = checkin->message;
+    const char *base64 = NULL;
+    apr_status_t status;
+
+    if (message->bootstrap_token != NULL) {
+        base64 = apr_pencode_base64_binary(pool, message->bootstrap_token,
+                                           (apr_ssize_t)message->bootstrap_token_len,
+                                           APR_ENCODE_NONE, NULL);
+    }
+    status = store_device_bootstrap_token(tx, message->enrollment.id, base64);
+    return status == APR_ENOENT ? no_device(checkin) : status;
+}
+
+static apr_status_t get_bootstrap_token(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    service_reply_t *reply = checkin->reply;
+    const char *base64;
+    const unsigned char *token;
+    apr_size_t len;
+    apr_status_t status =
+        store_device_load_bootstrap_token(tx, checkin->message->enrollment.id, &base64, pool);
+
+    if (status == APR_ENOENT) {
+        return APR_SUCCESS;
+    }
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    token = apr_pdecode_base64_binary(pool, base64, APR_ENCODE_STRING, APR_ENCODE_NONE, &len);
+    if (token == NULL) {
+        reply->why = "the stored bootstrap token is not base64";
+        return APR_SUCCESS;
+    }
+    mdm_plist_write_data(&reply->body, &reply->len, "BootstrapToken", token, len, pool);
+    return APR_SUCCESS;
+}
+
+static apr_status_t user_authenticate(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const mdm_message_t *message = checkin->message;
+    service_reply_t *reply = checkin->reply;
+    apr_status_t status;
+
+    if (!checkin->service->empty_digest) {
+        if (message->digest_response != NULL) {
+            return APR_SUCCESS;
+        }
+        reply->why = "NanoMDMUserAuthenticate is set to decline network users";
+        return MDM_EDECLINED;
+    }
+    status = store_device_load(tx, message->enrollment.device_id);
+    if (status == APR_ENOENT) {
+        return no_device(checkin);
+    }
+    if (status == APR_SUCCESS) {
+        status = store_user_authenticate(tx, message);
+    }
+    if (status == APR_SUCCESS && message->digest_response == NULL) {
+        mdm_plist_write_string(&reply->body, &reply->len, "DigestChallenge", "", pool);
+    }
+    return status;
+}
+
+static apr_status_t declarative_management(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    (void)tx;
+    (void)pool;
+    checkin->reply->why = "declarative management is not configured";
+    return MDM_ENOTCONFIGURED;
+}
+
+static apr_status_t get_token(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
+{
+    const char *type = checkin->message->token_service_type;
+    service_reply_t *reply = checkin->reply;
+    const service_token_t *token = NULL;
+
+    (void)tx;
+    if (type != NULL && checkin->service->get_token != NULL) {
+        token = apr_hash_get(checkin->service->get_token, type, APR_HASH_KEY_STRING);
+    }
+    if (token == NULL) {
+        reply->why = type == NULL ? "GetToken without TokenServiceType"
+                                  : "no NanoMDMGetToken is configured for this TokenServiceType";
+        return MDM_EINPUT;
+    }
+    mdm_plist_write_data(&reply->body, &reply->len, "TokenData", token->data, token->len, pool);
+    return APR_SUCCESS;
+}
+
+static checkin_work_t *const works[] = {
+    [MDM_AUTHENTICATE] = authenticate,
+    [MDM_TOKEN_UPDATE] = token_update,
+    [MDM_CHECK_OUT] = check_out,
+    [MDM_USER_AUTHENTICATE] = user_authenticate,
+    [MDM_SET_BOOTSTRAP_TOKEN] = set_bootstrap_token,
+    [MDM_GET_BOOTSTRAP_TOKEN] = get_bootstrap_token,
+    [MDM_DECLARATIVE_MANAGEMENT] = declarative_management,
+    [MDM_GET_TOKEN] = get_token,
+};
+
+static apr_status_t checkin_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    checkin_t *checkin = baton;
+    const mdm_message_t *message = checkin->message;
+    const char *device_id = message->enrollment.device_id;
+    apr_status_t status = APR_SUCCESS;
+
+    memset(checkin->reply, 0, sizeof(*checkin->reply));
+    if (checkin->cert != NULL) {
+        status = message->type == MDM_AUTHENTICATE
+                     ? association_claim(tx, device_id, checkin->cert, pool)
+                     : association_check(tx, checkin->service, device_id, checkin->cert, pool);
+    }
+    if (status == MDM_EREFUSED) {
+        checkin->reply->why = message->type == MDM_AUTHENTICATE
+                                  ? "the certificate belongs to another enrollment"
+                                  : "the certificate is not associated with this enrollment";
+    }
+    return status == APR_SUCCESS ? works[message->type](tx, checkin, pool) : status;
+}
+
+/* Messages that store nothing need no transaction, unless an association may have to be stored. */
+static int only_reads(const service_t *service, const mdm_message_t *message)
+{
+    switch (message->type) {
+    case MDM_GET_BOOTSTRAP_TOKEN:
+    case MDM_GET_TOKEN:
+    case MDM_DECLARATIVE_MANAGEMENT:
+        return !service->retroactive;
+    case MDM_USER_AUTHENTICATE:
+        return !service->retroactive && !service->empty_digest;
+    default:
+        return 0;
+    }
+}
+
+apr_status_t service_checkin(const service_t *service, const mdm_message_t *message,
+                             const trust_certificate_t *cert, service_reply_t *reply,
+                             apr_pool_t *pool)
+{
+    checkin_t checkin = {service, message, cert, reply};
+    apr_status_t status;
+
+    memset(reply, 0, sizeof(*reply));
+    status = only_reads(service, message)
+                 ? store_read(service->store, checkin_work, &checkin, pool)
+                 : store_write(service->store, checkin_work, &checkin, pool);
+    if (status == MDM_EUNAVAILABLE) {
+        memset(reply, 0, sizeof(*reply));
+        reply->why = "the database is not available";
+    } else if (status == APR_SUCCESS && service->seen != NULL && cert != NULL) {
+        service->seen(service->seen_baton, message->enrollment.id);
+    }
+    return status;
+}

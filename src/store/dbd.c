@@ -1,0 +1,560 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* Connections, prepared statements and transactions over apr_dbd. Owns every lesson about its
+ * drivers, so that nobody else has to know them; knows no table.
+ *
+ * - A connection has its own allocator, prepares a statement at its first use, and is thrown away
+ *   as soon as anything on it fails: drivers reset connections in ways that lose statements. All
+ *   connections opened before that failure go with it, since a restarted server broke them all.
+ * - Transactions are plain BEGIN, COMMIT and ROLLBACK: the drivers' own commit on an early return
+ *   and crash on a dead connection.
+ * - Results are read with random access, rows counted from 1, and copied: the only way that tells
+ *   "no row" from an error on all drivers.
+ */
+#include "dbd.h"
+
+#include <apr_atomic.h>
+#include <apr_dbd.h>
+#include <apr_reslist.h>
+#include <apr_strings.h>
+#include <apr_thread_mutex.h>
+#include <string.h>
+
+#include "mdm_log.h"
+
+#define BUSY_RETRIES 20
+#define BUSY_PAUSE apr_time_from_msec(10)
+
+static const int list_sizes[] = {1, 32, DBD_LIST_MAX};
+#define LIST_SIZES (int)(sizeof(list_sizes) / sizeof(list_sizes[0]))
+#define PREPARED_COUNT (STMT_LISTS + (STMT_COUNT - STMT_LISTS) * LIST_SIZES)
+
+struct store_t {
+    store_config_t config;
+    const dialect_t *dialect;
+    const apr_dbd_driver_t *driver;
+    apr_pool_t *pool;
+    apr_reslist_t *connections;
+    apr_thread_mutex_t *writer; /* NULL unless the dialect has a single writer */
+    apr_uint32_t generation;    /* of connections: older ones are thrown away */
+};
+
+struct store_tx_t {
+    store_t *store;
+    apr_pool_t *pool;    /* of the connection */
+    apr_pool_t *scratch; /* of one statement */
+    apr_dbd_t *handle;
+    apr_dbd_prepared_t *prepared[PREPARED_COUNT];
+    apr_uint32_t generation;
+    int code; /* the driver's code of the first failure, 0 while all is well */
+};
+
+const dialect_t *dbd_dialect(const store_t *store)
+{
+    return store->dialect;
+}
+
+/* -- Connections -------------------------------------------------------------------------- */
+
+static int drain(store_tx_t *tx, const char *sql)
+{
+    apr_dbd_results_t *results = NULL;
+
+    apr_pool_clear(tx->scratch);
+    return apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
+}
+
+static apr_status_t connection_open(void **resource, void *params, apr_pool_t *unused)
+{
+    store_t *store = params;
+    apr_pool_t *pool = NULL;
+    store_tx_t *tx;
+    const char *reason = NULL;
+    const char *const *setting;
+
+    (void)unused; /* not safe for subpools from several threads */
+    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    tx = apr_pcalloc(pool, sizeof(*tx));
+    tx->store = store;
+    tx->pool = pool;
+    tx->generation = apr_atomic_read32(&store->generation);
+    apr_pool_create(&tx->scratch, pool);
+
+    status = apr_dbd_open_ex(store->driver, pool, store->config.params, &tx->handle, &reason);
+    if (status != APR_SUCCESS) {
+        mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
+                reason ? reason : "no reason given");
+        apr_pool_destroy(pool);
+        return MDM_EUNAVAILABLE;
+    }
+    for (setting = store->dialect->settings; *setting != NULL; setting++) {
+        int code = drain(tx, *setting);
+
+        if (code != 0) {
+            mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
+                    *setting, apr_dbd_error(store->driver, tx->handle, code));
+            apr_dbd_close(store->driver, tx->handle);
+            apr_pool_destroy(pool);
+            return MDM_EUNAVAILABLE;
+        }
+    }
+    *resource = tx;
+    return APR_SUCCESS;
+}
+
+static apr_status_t connection_close(void *resource, void *params, apr_pool_t *unused)
+{
+    store_tx_t *tx = resource;
+
+    (void)unused;
+    (void)params;
+    apr_dbd_close(tx->store->driver, tx->handle);
+    apr_pool_destroy(tx->pool);
+    return APR_SUCCESS;
+}
+
+static apr_status_t acquire(store_tx_t **out, store_t *store)
+{
+    for (;;) {
+        void *resource = NULL;
+        apr_status_t status = apr_reslist_acquire(store->connections, &resource);
+        store_tx_t *tx = resource;
+
+        if (status != APR_SUCCESS) {
+            if (APR_STATUS_IS_TIMEUP(status)) {
+                mdm_log(MDM_LOG_WARNING, 0,
+                        "no database connection became free in time: all %d are in use",
+                        store->config.max);
+            }
+            return MDM_EUNAVAILABLE;
+        }
+        if (tx->generation == apr_atomic_read32(&store->generation)) {
+            tx->code = 0;
+            *out = tx;
+            return APR_SUCCESS;
+        }
+        apr_reslist_invalidate(store->connections, tx);
+    }
+}
+
+static void release(store_tx_t *tx, int keep)
+{
+    store_t *store = tx->store;
+
+    apr_pool_clear(tx->scratch);
+    if (keep) {
+        apr_reslist_release(store->connections, tx);
+    } else {
+        apr_reslist_invalidate(store->connections, tx);
+    }
+}
+
+apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t *pool)
+{
+    const apr_dbd_driver_t *unused;
+    const dialect_t *dialect = dialect_get(driver);
+
+    if (dialect == NULL) {
+        *why = apr_psprintf(pool, "unknown database driver \"%s\": use sqlite3", driver);
+        return MDM_EINPUT;
+    }
+    if (apr_dbd_init(pool) != APR_SUCCESS ||
+        apr_dbd_get_driver(pool, driver, &unused) != APR_SUCCESS) {
+        *why = apr_psprintf(pool,
+                            "the database driver \"%s\" is not installed: on Debian, install the "
+                            "package %s",
+                            driver, dialect->package);
+        return MDM_EINPUT;
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t store_open(store_t **out, const store_config_t *config, const char **why,
+                        apr_pool_t *pool)
+{
+    store_t *store;
+    apr_status_t status = store_driver_check(config->driver, why, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    store = apr_pcalloc(pool, sizeof(*store));
+    store->config = *config;
+    store->pool = pool;
+    store->dialect = dialect_get(config->driver);
+    status = apr_dbd_get_driver(pool, config->driver, &store->driver);
+    if (status == APR_SUCCESS && store->dialect->single_writer) {
+        status = apr_thread_mutex_create(&store->writer, APR_THREAD_MUTEX_TIMED, pool);
+    }
+    if (status == APR_SUCCESS) {
+        /* Kept connections beyond 0 are closed once they idled: that is what "smax" means. */
+        status = apr_reslist_create(&store->connections, 0, 0, config->max, config->idle,
+                                    connection_open, connection_close, store, pool);
+    }
+    if (status != APR_SUCCESS) {
+        *why = "out of memory or locks";
+        return status;
+    }
+    apr_reslist_timeout_set(store->connections, config->wait);
+    *out = store;
+    return APR_SUCCESS;
+}
+
+/* -- Statements --------------------------------------------------------------------------- */
+
+/* Replaces {p} by the prefix and {ids} by so many placeholders. */
+static const char *expand(const char *sql, const char *prefix, int ids, apr_pool_t *pool)
+{
+    apr_array_header_t *parts = apr_array_make(pool, 8, sizeof(const char *));
+    const char *brace;
+
+    while ((brace = strchr(sql, '{')) != NULL) {
+        APR_ARRAY_PUSH(parts, const char *) = apr_pstrmemdup(pool, sql, (apr_size_t)(brace - sql));
+        if (strncmp(brace, "{p}", 3) == 0) {
+            APR_ARRAY_PUSH(parts, const char *) = prefix;
+            sql = brace + 3;
+        } else if (strncmp(brace, "{ids}", 5) == 0) {
+            for (int i = 0; i < ids; i++) {
+                APR_ARRAY_PUSH(parts, const char *) = i ? ", %s" : "%s";
+            }
+            sql = brace + 5;
+        } else {
+            APR_ARRAY_PUSH(parts, const char *) = "{";
+            sql = brace + 1;
+        }
+    }
+    APR_ARRAY_PUSH(parts, const char *) = sql;
+    return apr_array_pstrcat(pool, parts, 0);
+}
+
+static apr_status_t failed(store_tx_t *tx, int code, const char *what)
+{
+    if (tx->code == 0) {
+        tx->code = code;
+        mdm_log(code == tx->store->dialect->busy ? MDM_LOG_DEBUG : MDM_LOG_ERR, 0,
+                "database: %s failed with code %d: %s", what, code,
+                apr_dbd_error(tx->store->driver, tx->handle, code));
+    }
+    return MDM_EUNAVAILABLE;
+}
+
+static apr_status_t prepare(store_tx_t *tx, statement_t statement, int size,
+                            apr_dbd_prepared_t **out)
+{
+    int slot = (int)statement;
+    int ids = 0;
+
+    if (statement >= STMT_LISTS) {
+        slot = STMT_LISTS + (int)(statement - STMT_LISTS) * LIST_SIZES + size;
+        ids = list_sizes[size];
+    }
+    if (tx->prepared[slot] == NULL) {
+        store_t *store = tx->store;
+        const char *sql =
+            expand(store->dialect->statements[statement], store->config.prefix, ids, tx->scratch);
+        /* The label is for PostgreSQL, which takes lower case without dashes. */
+        int code = apr_dbd_prepare(store->driver, tx->pool, tx->handle, sql,
+                                   apr_psprintf(tx->pool, "nanomdm_%d", slot), &tx->prepared[slot]);
+        if (code != 0) {
+            tx->prepared[slot] = NULL;
+            return failed(tx, code, "preparing a statement");
+        }
+    }
+    *out = tx->prepared[slot];
+    return APR_SUCCESS;
+}
+
+static apr_status_t exec(store_tx_t *tx, statement_t statement, int size, const char **args,
+                         int *affected)
+{
+    apr_dbd_prepared_t *prepared;
+    int rows = 0;
+    int code;
+    apr_status_t status;
+
+    apr_pool_clear(tx->scratch);
+    status = prepare(tx, statement, size, &prepared);
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    code = apr_dbd_pquery(tx->store->driver, tx->scratch, tx->handle, &rows, prepared, 0, args);
+    if (code != 0) {
+        return failed(tx, code, "a statement");
+    }
+    if (affected != NULL) {
+        *affected = rows;
+    }
+    return APR_SUCCESS;
+}
+
+static apr_status_t select_rows(store_tx_t *tx, statement_t statement, int size, const char **args,
+                                apr_dbd_results_t **results)
+{
+    apr_dbd_prepared_t *prepared;
+    int code;
+    apr_status_t status;
+
+    apr_pool_clear(tx->scratch);
+    status = prepare(tx, statement, size, &prepared);
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    *results = NULL;
+    code =
+        apr_dbd_pselect(tx->store->driver, tx->scratch, tx->handle, results, prepared, 1, 0, args);
+    return code == 0 ? APR_SUCCESS : failed(tx, code, "a select");
+}
+
+static int get_row(store_tx_t *tx, apr_dbd_results_t *results, apr_dbd_row_t **row, int number)
+{
+    *row = NULL;
+    return apr_dbd_get_row(tx->store->driver, tx->scratch, results, row, number) == 0;
+}
+
+/* get_entry alone gives "" for NULL on PostgreSQL; the datum tells. */
+static const char *get_value(store_tx_t *tx, apr_dbd_row_t *row, int column, apr_pool_t *pool)
+{
+    const char *datum = NULL;
+
+    if (apr_dbd_datum_get(tx->store->driver, row, column, APR_DBD_TYPE_STRING, (void *)&datum) !=
+        APR_SUCCESS) {
+        return NULL;
+    }
+    return apr_pstrdup(pool, apr_dbd_get_entry(tx->store->driver, row, column));
+}
+
+apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, int *affected)
+{
+    return exec(tx, statement, 0, args, affected);
+}
+
+apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, int columns,
+                      const char **values, apr_pool_t *pool)
+{
+    apr_dbd_results_t *results;
+    apr_dbd_row_t *row;
+    apr_status_t status = select_rows(tx, statement, 0, args, &results);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    if (!get_row(tx, results, &row, 1)) {
+        return APR_ENOENT;
+    }
+    for (int i = 0; i < columns; i++) {
+        values[i] = get_value(tx, row, i, pool);
+    }
+    return APR_SUCCESS;
+}
+
+static apr_status_t list_turn(store_tx_t *tx, statement_t statement, int size, const char **args,
+                              apr_array_header_t *found, apr_pool_t *pool)
+{
+    apr_dbd_results_t *results;
+    apr_dbd_row_t *row;
+    apr_status_t status;
+
+    if (found == NULL) {
+        return exec(tx, statement, size, args, NULL);
+    }
+    status = select_rows(tx, statement, size, args, &results);
+    for (int n = 1; status == APR_SUCCESS && get_row(tx, results, &row, n); n++) {
+        const char *value = get_value(tx, row, 0, pool);
+
+        if (value != NULL) {
+            APR_ARRAY_PUSH(found, const char *) = value;
+        }
+    }
+    return status;
+}
+
+apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
+                      const apr_array_header_t *ids, apr_array_header_t *found, apr_pool_t *pool)
+{
+    const char *args[DBD_LIST_MAX + 1];
+    int offset = first != NULL ? 1 : 0;
+    int done = 0;
+
+    args[0] = first;
+    while (done < ids->nelts) {
+        int left = ids->nelts - done;
+        int size = 0;
+        apr_status_t status;
+
+        while (size < LIST_SIZES - 1 && list_sizes[size] < left) {
+            size++;
+        }
+        for (int i = 0; i < list_sizes[size]; i++) {
+            args[offset + i] = APR_ARRAY_IDX(ids, done + (i < left ? i : left - 1), const char *);
+        }
+        status = list_turn(tx, statement, size, args, found, pool);
+        if (status != APR_SUCCESS) {
+            return status;
+        }
+        done += list_sizes[size];
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t dbd_query(store_tx_t *tx, const char *sql)
+{
+    int rows = 0;
+    int code;
+
+    apr_pool_clear(tx->scratch);
+    sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
+    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+    return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
+}
+
+apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool)
+{
+    int code = drain(tx, expand(sql, tx->store->config.prefix, 0, pool));
+
+    if (code != 0) {
+        *why = apr_pstrdup(pool, apr_dbd_error(tx->store->driver, tx->handle, code));
+        return APR_EGENERAL;
+    }
+    return APR_SUCCESS;
+}
+
+/* -- Transactions ------------------------------------------------------------------------- */
+
+typedef enum { ATTEMPT_DONE, ATTEMPT_BUSY, ATTEMPT_BROKEN, ATTEMPT_UNKNOWN } outcome_t;
+
+static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
+{
+    int rows = 0;
+    int code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+
+    if (code != 0) {
+        failed(tx, code, what);
+    }
+    return code;
+}
+
+static outcome_t outcome_of_failure(const store_tx_t *tx)
+{
+    const dialect_t *dialect = tx->store->dialect;
+
+    return dialect->busy != 0 && tx->code == dialect->busy ? ATTEMPT_BUSY : ATTEMPT_BROKEN;
+}
+
+static outcome_t attempt_read(store_tx_t *tx, store_work_t *work, void *baton, apr_status_t *status,
+                              apr_pool_t *pool)
+{
+    *status = work(tx, baton, pool);
+    return tx->code == 0 ? ATTEMPT_DONE : outcome_of_failure(tx);
+}
+
+static outcome_t attempt_write(store_tx_t *tx, store_work_t *work, void *baton,
+                               apr_status_t *status, apr_pool_t *pool)
+{
+    outcome_t outcome;
+
+    if (transaction_statement(tx, tx->store->dialect->begin, "BEGIN") != 0) {
+        return outcome_of_failure(tx);
+    }
+    *status = work(tx, baton, pool);
+    if (tx->code == 0 && *status == APR_SUCCESS) {
+        if (transaction_statement(tx, "COMMIT", "COMMIT") == 0) {
+            return ATTEMPT_DONE;
+        }
+        /* Whether a commit that broke off took place, nobody knows; a busy one did not. */
+        outcome = outcome_of_failure(tx);
+        if (outcome == ATTEMPT_BROKEN) {
+            return ATTEMPT_UNKNOWN;
+        }
+    } else {
+        outcome = tx->code == 0 ? ATTEMPT_DONE : outcome_of_failure(tx);
+    }
+    if (outcome != ATTEMPT_BROKEN && transaction_statement(tx, "ROLLBACK", "ROLLBACK") != 0) {
+        return ATTEMPT_BROKEN;
+    }
+    return outcome;
+}
+
+static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int writes,
+                         apr_status_t *status, apr_pool_t *pool)
+{
+    store_tx_t *tx;
+    outcome_t outcome;
+
+    *status = acquire(&tx, store);
+    if (*status != APR_SUCCESS) {
+        return ATTEMPT_UNKNOWN; /* waiting was bounded, and connecting again is no better */
+    }
+    outcome = writes ? attempt_write(tx, work, baton, status, pool)
+                     : attempt_read(tx, work, baton, status, pool);
+    if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
+        apr_atomic_inc32(&store->generation);
+        release(tx, 0);
+    } else {
+        release(tx, 1);
+    }
+    return outcome;
+}
+
+/* SQLite lets one connection write at a time. Threads that wait for it inside the library do so
+ * with a process-wide lock of the driver that the writer needs too, and sleep 100 ms a turn: so
+ * they wait here instead. */
+static apr_status_t lock_writer(store_t *store)
+{
+    apr_status_t status = apr_thread_mutex_timedlock(store->writer, store->config.wait);
+
+    if (status != APR_SUCCESS) {
+        mdm_log(MDM_LOG_WARNING, status, "the database did not become free for writing in time");
+        return MDM_EUNAVAILABLE;
+    }
+    return APR_SUCCESS;
+}
+
+static apr_status_t run(store_t *store, store_work_t *work, void *baton, int writes,
+                        apr_pool_t *pool)
+{
+    int broken = 0;
+
+    if (store == NULL) {
+        return MDM_EUNAVAILABLE;
+    }
+    for (int busy = 0; busy <= BUSY_RETRIES;) {
+        apr_status_t status;
+        outcome_t outcome;
+
+        if (writes && store->writer != NULL) {
+            status = lock_writer(store);
+            if (status != APR_SUCCESS) {
+                return status;
+            }
+        }
+        outcome = attempt(store, work, baton, writes, &status, pool);
+        if (writes && store->writer != NULL) {
+            apr_thread_mutex_unlock(store->writer);
+        }
+        if (outcome == ATTEMPT_DONE) {
+            return status;
+        }
+        if (outcome == ATTEMPT_BUSY) {
+            busy++;
+            apr_sleep(BUSY_PAUSE);
+        } else if (outcome == ATTEMPT_UNKNOWN || broken++) {
+            return MDM_EUNAVAILABLE;
+        }
+    }
+    mdm_log(MDM_LOG_WARNING, 0, "the database stayed busy");
+    return MDM_EUNAVAILABLE;
+}
+
+apr_status_t store_read(store_t *store, store_work_t *work, void *baton, apr_pool_t *pool)
+{
+    return run(store, work, baton, 0, pool);
+}
+
+apr_status_t store_write(store_t *store, store_work_t *work, void *baton, apr_pool_t *pool)
+{
+    return run(store, work, baton, 1, pool);
+}

@@ -1,0 +1,52 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* apr_dbd with its traps closed: connections, statements, transactions. Only src/store sees this.
+ *
+ * A failing statement marks its connection as broken; the caller just returns the status, and
+ * store_read() and store_write() decide about a retry and throw the connection away.
+ */
+#ifndef STORE_DBD_H
+#define STORE_DBD_H
+
+#include "dialect.h"
+#include "store.h"
+
+/** Sizes of the statements over a list of ids; a shorter list is filled up with its last id. */
+#define DBD_LIST_MAX 512
+
+/** Run a prepared statement that returns no rows.
+ *
+ * @param args      one per placeholder, NULL for NULL; a blob takes four: bytes, length in
+ *                  decimal, table, column, and must not be NULL
+ * @param affected  rows; may be NULL
+ * @return MDM_EUNAVAILABLE
+ */
+apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, int *affected);
+
+/** Run a prepared select for at most one row.
+ *
+ * @param values   receives so many columns, copied to the pool, NULL for NULL; may be NULL
+ * @return APR_ENOENT if there is no row, MDM_EUNAVAILABLE
+ */
+apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, int columns,
+                      const char **values, apr_pool_t *pool);
+
+/** Run a statement over a list of ids, in as many turns as its size needs. If it is a select, its
+ * first column is appended to found, as const char * in the pool.
+ *
+ * @param first  the argument before the list, or NULL if there is none
+ * @param found  NULL if the statement returns no rows
+ */
+apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
+                      const apr_array_header_t *ids, apr_array_header_t *found, apr_pool_t *pool);
+
+/** Run one statement as it is, without parameters; {p} is replaced. For schema work only. */
+apr_status_t dbd_query(store_tx_t *tx, const char *sql);
+/** Run one select as it is and drop its rows. Does not mark the connection as broken.
+ * @return APR_EGENERAL if the database refuses it, with its reason in *why */
+apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool);
+
+const dialect_t *dbd_dialect(const store_t *store);
+
+#endif

@@ -1,0 +1,77 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The schema: creating it from sql/, and checking that what is there fits. */
+#include <apr_strings.h>
+#include <ctype.h>
+#include <string.h>
+
+#include "dbd.h"
+
+static int is_blank(const char *text)
+{
+    while (isspace((unsigned char)*text)) {
+        text++;
+    }
+    return *text == '\0';
+}
+
+/* One statement at a time, since not every driver takes several: each ends with ";\n". */
+static apr_status_t create_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const char *text = baton;
+    apr_status_t status = APR_SUCCESS;
+
+    while (status == APR_SUCCESS && !is_blank(text)) {
+        const char *end = strstr(text, ";\n");
+        apr_size_t len = end != NULL ? (apr_size_t)(end - text) : strlen(text);
+
+        status = dbd_query(tx, apr_pstrmemdup(pool, text, len));
+        text += end != NULL ? len + 2 : len;
+    }
+    return status;
+}
+
+apr_status_t store_schema_create(store_t *store, apr_pool_t *pool)
+{
+    return store_write(store, create_work, (void *)dbd_dialect(store)->schema, pool);
+}
+
+typedef struct check_t {
+    const store_t *store;
+    const char *why;
+} check_t;
+
+static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    check_t *check = baton;
+    const char *const *table = dbd_dialect(check->store)->tables;
+    const char *unreachable;
+
+    /* A database that is out of reach is no wrong schema. */
+    if (dbd_probe(tx, "SELECT 1", &unreachable, pool) != APR_SUCCESS) {
+        return MDM_EUNAVAILABLE;
+    }
+    for (; *table != NULL; table += 2) {
+        const char *reason;
+        const char *sql =
+            apr_psprintf(pool, "SELECT %s FROM {p}%s WHERE 1 = 0", table[1], table[0]);
+
+        if (dbd_probe(tx, sql, &reason, pool) != APR_SUCCESS) {
+            check->why = reason;
+            return MDM_ESCHEMA;
+        }
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t store_schema_check(store_t *store, const char **why, apr_pool_t *pool)
+{
+    check_t check = {store, NULL};
+    apr_status_t status = store_read(store, check_work, &check, pool);
+
+    if (status == MDM_ESCHEMA) {
+        *why = check.why;
+    }
+    return status;
+}

@@ -1,0 +1,59 @@
+# Copyright 2026 The mod_nanomdm authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# httpd -t finds mistakes and names them; a good configuration passes.
+
+use strict;
+use warnings FATAL => 'all';
+
+use NanoMDM::Test;
+
+my $pki     = var('pki');
+my $scratch = var('scratch');
+my $good    = <<"END";
+NanoMDMDatabase sqlite3 $scratch/configtest.db
+NanoMDMCACertificateFile $pki/ca.pem
+NanoMDMAPIKey file:$scratch/api.key
+<Location "/mdm">
+    SetHandler nanomdm
+</Location>
+END
+
+my ($status, $output) = configtest($good);
+is($status, 0, 'a good configuration') or diag($output);
+ok(!-e "$scratch/configtest.db", 'a test creates no database');
+
+($status, $output) = configtest('');
+is($status, 0, 'a server without any of our directives') or diag($output);
+
+# what is wrong, the text, what is said about it
+for my $case (
+    ['unknown database',     'NanoMDMDatabase oracle x',            qr/sqlite3/],
+    ['database, no argument', 'NanoMDMDatabase',                    qr/NanoMDMDatabase/],
+    ['schema',               'NanoMDMSchema maybe',                 qr/create.*check.*off/s],
+    ['no such CA file',      'NanoMDMCACertificateFile /nowhere/ca.pem', qr{/nowhere/ca\.pem}],
+    ['a CA file without certificate', "NanoMDMCACertificateFile $scratch/api.key",
+        qr{\Q$scratch\E/api\.key}],
+    ['no such key file',     'NanoMDMAPIKey file:/nowhere/api.key', qr{/nowhere/api\.key}],
+    ['an empty key',         'NanoMDMAPIKey ""',                    qr/NanoMDMAPIKey/],
+    ['a flag',               'NanoMDMRetroactive Perhaps',          qr/NanoMDMRetroactive/],
+    ['user authentication',  'NanoMDMUserAuthenticate sometimes',   qr/decline.*empty-digest/s],
+    ['a size',               'NanoMDMMaxBody huge',                 qr/NanoMDMMaxBody/],
+    ['a duration',           'NanoMDMLastSeenInterval 5parsecs',    qr/NanoMDMLastSeenInterval/],
+    ['identity source',      "<Location /x>\nNanoMDMIdentity cookie\n</Location>",
+        qr/signature.*ssl.*header/s],
+    ['header without name',  "<Location /x>\nNanoMDMIdentity header\n</Location>", qr/header/],
+    ['a device endpoint without a CA',
+        "NanoMDMDatabase sqlite3 $scratch/x.db\n<Location /mdm>\nSetHandler nanomdm\n</Location>",
+        qr/NanoMDMCACertificateFile/],
+    ['an endpoint without a database',
+        "NanoMDMCACertificateFile $pki/ca.pem\n<Location /mdm>\nSetHandler nanomdm\n</Location>",
+        qr/NanoMDMDatabase/],
+) {
+    my ($name, $text, $pattern) = @$case;
+    ($status, $output) = configtest($text);
+    isnt($status, 0, "$name: refused");
+    like($output, $pattern, "$name: says what to write");
+}
+
+done_testing;
