@@ -51,9 +51,9 @@ apr_status_t trust_header_certificate(trust_certificate_t **out, const char *val
 #define TRUST_SIGNATURE_MAX 10240
 #define TRUST_SIGNATURE_DEPTH 64
 
-/** Verify an Mdm-Signature: base64 of a CMS SignedData, detached, with exactly one signer whose
- * certificate is embedded, over exactly the body's bytes. Chain and validity are not looked at
- * (trust_ca_verify() does), nor the signing time.
+/** Verify an Mdm-Signature: base64 of a CMS SignedData with exactly one signer whose certificate
+ * is embedded, over exactly the body's bytes. Content of its own, which is not meant to be there,
+ * is ignored. Chain and validity are not looked at (trust_ca_verify() does), nor the signing time.
  *
  * @param out   the signer's certificate
  * @param body  may be NULL if body_len is 0

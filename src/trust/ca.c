@@ -15,7 +15,7 @@
 
 #include "certificate.h"
 
-#define MAX_FILE (4 * 1024 * 1024)
+#define MAX_FILE 4000000 /* bytes */
 
 struct trust_ca_t {
     X509_STORE *store;
@@ -31,40 +31,52 @@ static apr_status_t free_ca(void *data)
     return APR_SUCCESS;
 }
 
+static apr_status_t read_open_file(const char **text, apr_size_t *len, apr_file_t *file,
+                                   apr_pool_t *pool)
+{
+    apr_finfo_t info;
+    char *data;
+    apr_status_t rv = apr_file_info_get(&info, APR_FINFO_SIZE | APR_FINFO_TYPE, file);
+
+    if (rv) {
+        return rv;
+    }
+    if (info.filetype != APR_REG || info.size > MAX_FILE) {
+        return APR_EINVAL;
+    }
+    data = apr_palloc(pool, (apr_size_t)info.size + 1);
+    rv = apr_file_read_full(file, data, (apr_size_t)info.size, len);
+    if (rv && !APR_STATUS_IS_EOF(rv)) {
+        return rv;
+    }
+    *text = data;
+    return APR_SUCCESS;
+}
+
 static apr_status_t read_file(const char **text, apr_size_t *len, const char *name,
                               const char **why, apr_pool_t *pool)
 {
-    char buffer[120];
     apr_file_t *file;
-    apr_finfo_t info;
-    char *data = NULL;
     apr_status_t rv = apr_file_open(&file, name, APR_FOPEN_READ, APR_FPROT_OS_DEFAULT, pool);
 
     if (!rv) {
-        rv = apr_file_info_get(&info, APR_FINFO_SIZE | APR_FINFO_TYPE, file);
-        if (!rv && (info.filetype == APR_DIR || info.size > MAX_FILE)) {
-            apr_file_close(file);
-            *why = apr_psprintf(pool,
-                                "%s is a directory or too large: name a file with the "
-                                "authority's certificates in PEM",
-                                name);
-            return MDM_EINPUT;
-        }
-        if (!rv) {
-            data = apr_palloc(pool, (apr_size_t)info.size + 1);
-            rv = apr_file_read_full(file, data, (apr_size_t)info.size, len);
-            if (APR_STATUS_IS_EOF(rv)) {
-                rv = APR_SUCCESS;
-            }
-        }
+        rv = read_open_file(text, len, file, pool);
         apr_file_close(file);
     }
+    if (rv == APR_EINVAL) {
+        *why = apr_psprintf(pool,
+                            "%s is not a plain file of a sensible size: name a file with the "
+                            "authority's certificates in PEM",
+                            name);
+        return MDM_EINPUT;
+    }
     if (rv) {
+        char buffer[120];
+
         *why = apr_psprintf(pool, "cannot read %s: %s; name a file that the server's user may read",
                             name, apr_strerror(rv, buffer, sizeof(buffer)));
         return MDM_EINPUT;
     }
-    *text = data;
     return APR_SUCCESS;
 }
 
@@ -74,7 +86,7 @@ static int push_block(STACK_OF(X509) * certs, const char *label, const unsigned 
     const unsigned char *end = der;
     X509 *x509;
 
-    if (strcmp(label, PEM_STRING_X509) && strcmp(label, PEM_STRING_X509_OLD)) {
+    if (strcmp(label, PEM_STRING_X509) != 0 && strcmp(label, PEM_STRING_X509_OLD) != 0) {
         return 1;
     }
     x509 = d2i_X509(NULL, &end, len);

@@ -20,8 +20,8 @@ is_status($r, 401, 'no credentials');
 like($r->{headers}{'www-authenticate'}, qr/^Basic/, '… with a challenge');
 is_status(api(PUT => "enqueue/$one->{id}?nopush=1", $command, password => 'wrong'), 401, 'wrong key');
 is_status(api(PUT => "enqueue/$one->{id}?nopush=1", $command, user => 'root'), 401, 'wrong user');
-is_status(api(GET => 'pushcert', undef, password => 'second-' . var('apikey'),), 400,
-    'a second key is good too');
+is_status(api(PUT => "enqueue/$one->{id}?nopush=1", '', password => 'second-' . var('apikey')), 400,
+    'a second key is let in');
 is(db_value('SELECT count(*) FROM commands WHERE command_uuid = ?', $uuid), 0, 'nothing was queued');
 
 # one id

@@ -4,9 +4,10 @@
 /* The ceiling of a measurement: a handler that reads the body and answers 200 with nothing. What
  * it costs is httpd's own share of a request.
  */
+#include <httpd.h>
+
 #include <http_config.h>
 #include <http_protocol.h>
-#include <httpd.h>
 #include <string.h>
 
 module AP_MODULE_DECLARE_DATA bench_null_module;

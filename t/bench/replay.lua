@@ -12,6 +12,19 @@
 --
 -- With several threads each takes its share. The last line of output is JSON.
 
+local ffi = require("ffi")
+ffi.cdef [[
+    struct timeval { long tv_sec; long tv_usec; };
+    int gettimeofday(struct timeval *tv, void *tz);
+]]
+local clock = ffi.new("struct timeval")
+
+-- Microseconds.
+local function now()
+    ffi.C.gettimeofday(clock, nil)
+    return tonumber(clock.tv_sec) * 1000000 + tonumber(clock.tv_usec)
+end
+
 local threads = {}
 
 function setup(thread)
@@ -47,19 +60,19 @@ function init(args)
 end
 
 function request()
-    if start == 0 then start = wrk.time_us() end
+    if start == 0 then start = now() end
     turn = turn + 1
     if options.once then
         -- One thread only; each request is sent once.
         if turn >= total and finished == 0 then
-            finished = wrk.time_us()
+            finished = now()
             wrk.thread:stop()
         end
         return requests[math.min(turn, total)]
     end
     local text = requests[(offset + turn) % total + 1]
     if options.unique then
-        text = text:gsub("@UNIQUE@", string.format("%04x-%08x-%010x", id, wrk.time_us() % 4294967296, turn), 1)
+        text = text:gsub("@UNIQUE@", string.format("%04x-%08x-%010x", id, now() % 4294967296, turn), 1)
     end
     return text
 end

@@ -61,7 +61,8 @@ for my $source (qw(signature header)) {
 # TLS: only SUCCESS counts
 my $device = device(source => 'ssl');
 is_status(checkin($device, 'Authenticate'), 200, 'ssl: a verified certificate');
-is_status(checkin($device, 'TokenUpdate', -host => 'tls_generous'), 400, 'ssl: GENEROUS is no identity');
+my $generous = device(source => 'ssl', host => 'tls_generous', identity => 'other');
+is_status(checkin($generous, 'Authenticate'), 400, 'ssl: GENEROUS is no identity');
 is_status(request(PUT => '/mdm-ssl', body => report_plist($device), host => 'tls'), 400,
     'ssl: no certificate');
 is_status(request(PUT => '/mdm-ssl', body => report_plist($device)), 400, 'ssl: no TLS');

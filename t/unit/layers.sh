@@ -13,7 +13,7 @@ httpd='#[[:space:]]*include[[:space:]]*[<"](apache2/|httpd/)?(httpd|http_[a-z0-9
 ours='#[[:space:]]*include[[:space:]]*"([^"]*/)?(httpd/|nanomdm)[^"]*"'
 
 # The file name precedes the match, so a path with spaces does no harm.
-hits=$(cd "$srcdir" && find src include tools t/unit t/fuzz t/bench \
+hits=$(cd "$srcdir" && find src include tools t/unit t/fuzz \
     \( -name '*.c' -o -name '*.h' \) ! -path 'src/httpd/*' \
     -exec grep -nE "$httpd|$ours" /dev/null {} + 2>/dev/null)
 if test -n "$hits"; then

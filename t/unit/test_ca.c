@@ -434,7 +434,7 @@ static void test_broken_files(void **state)
     assert_int_equal(apr_temp_dir_get(&folder, pool), 0);
     assert_not_loaded("/nonexistent/ca.pem", NULL, "/nonexistent/ca.pem", "cannot read");
     assert_not_loaded(good, "/nonexistent/ca.pem", "/nonexistent/ca.pem", "cannot read");
-    assert_not_loaded(folder, NULL, folder, "directory");
+    assert_not_loaded(folder, NULL, folder, "not a plain file");
     assert_not_loaded(empty, NULL, empty, "no PEM certificate");
     assert_not_loaded(good, empty, empty, "no PEM certificate");
     assert_not_loaded(key, NULL, key, "no PEM certificate");

@@ -223,12 +223,11 @@ static void test_escaped_pem(void **state)
 {
     static const char *const ends[] = {"\n", "\r\n", " "};
     static const char *const kept[] = {"", "-+/=", "-._~", " +", "-/="};
-    const char *chain;
 
     (void)state;
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
-        chain = apr_pstrcat(pool, pem_of(base64, ends[i], " "), pem_of(other_base64, ends[i], " "),
-                            NULL);
+        const char *chain = apr_pstrcat(pool, pem_of(base64, ends[i], " "),
+                                        pem_of(other_base64, ends[i], " "), NULL);
         for (size_t j = 0; j < sizeof(kept) / sizeof(kept[0]); j++) {
             assert_first(escape(chain, kept[j], "%%%02X"));
             assert_first(escape(chain, kept[j], "%%%02x"));

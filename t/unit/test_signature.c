@@ -53,7 +53,6 @@ static X509 *make_certificate(EVP_PKEY *key, int serial, int with_key_id)
 {
     X509 *x509 = X509_new();
     X509V3_CTX ctx;
-    X509_EXTENSION *key_id;
 
     X509_set_version(x509, X509_VERSION_3);
     ASN1_INTEGER_set(X509_get_serialNumber(x509), serial);
@@ -61,6 +60,8 @@ static X509 *make_certificate(EVP_PKEY *key, int serial, int with_key_id)
     X509_gmtime_adj(X509_getm_notAfter(x509), 3600);
     X509_set_pubkey(x509, key);
     if (with_key_id) {
+        X509_EXTENSION *key_id;
+
         X509V3_set_ctx(&ctx, x509, x509, NULL, NULL, 0);
         key_id = X509V3_EXT_conf_nid(NULL, &ctx, NID_subject_key_identifier, "hash");
         X509_add_ext(x509, key_id, -1);
@@ -488,7 +489,10 @@ static void test_shape(void **state)
     CMS_ContentInfo *cms;
 
     (void)state;
-    assert_refused(finish(sign(&signers[0], EVP_sha256(), BODY, 0)), "detached");
+    /* content inside counts for nothing: the signature is held against the body */
+    assert_good(encode(finish(sign(&signers[0], EVP_sha256(), BODY, 0))), BODY, signers[0].x509,
+                "content inside");
+    assert_refused(finish(sign(&signers[0], EVP_sha256(), "other", 0)), "does not verify");
     assert_refused(make(&signers[0], EVP_sha256(), CMS_NOCERTS), "no certificate");
     cms = sign(&signers[0], EVP_sha256(), BODY, CMS_DETACHED | CMS_NOCERTS);
     assert_true(CMS_add1_cert(cms, signers[1].x509));
@@ -618,25 +622,25 @@ static void test_flipped_anywhere(void **state)
 static void test_nesting(void **state)
 {
     message_t deep = {apr_pcalloc(pool, 1024), 0};
-    int depth = TRUST_SIGNATURE_DEPTH;
+    const size_t depth = TRUST_SIGNATURE_DEPTH;
 
     (void)state;
-    for (int i = 0; i <= depth; i++) {
+    for (size_t i = 0; i <= depth; i++) {
         memcpy(deep.ber + 2 * i, "\x30\x80", 2);
     }
-    deep.len = 4 * (depth + 1);
+    deep.len = 4 * ((int)depth + 1);
     assert_refused(deep, "nested too deeply");
-    deep.len = 4 * depth;
+    deep.len = 4 * (int)depth;
     memset(deep.ber + 2 * depth, 0, 2);
     assert_refused(deep, "not a CMS");
     deep.len--;
     assert_refused(deep, "cut off");
-    for (int i = 0; i <= depth; i++) {
+    for (size_t i = 0; i <= depth; i++) {
         deep.ber[2 * i] = 0x30;
         deep.ber[2 * i + 1] = (unsigned char)(2 * (depth - i) > 127 ? 0x80 : 2 * (depth - i));
     }
     memset(deep.ber + 2 * depth + 2, 0, 2); /* the outermost has an indefinite length */
-    deep.len = 2 * depth + 4;
+    deep.len = 2 * (int)depth + 4;
     assert_refused(deep, "nested too deeply");
 }
 

@@ -21,7 +21,7 @@ struct fleet_client_t {
     fleet_stats_t *stats;
     CURL *curl;
     const fleet_device_t *device;
-    X509 *x509; /* of the device, while identity is TLS */
+    X509 *x509; /* of the device, if identity is TLS */
     int turn;   /* which base URL */
     char *reply;
     size_t reply_len, reply_size;
@@ -85,7 +85,7 @@ static void set_options(fleet_client_t *client)
         curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 0L);
         curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 0L);
     }
-    if (opt->identity == FLEET_TLS) {
+    if (client->x509) {
         curl_easy_setopt(curl, CURLOPT_SSL_CTX_FUNCTION, use_certificate);
         curl_easy_setopt(curl, CURLOPT_SSL_CTX_DATA, client);
     }

@@ -278,10 +278,10 @@ static void load_keys(fleet_t *fleet)
     fclose(file);
 }
 
-static void make_keys(fleet_t *fleet, const fleet_options_t *opt)
+static void make_keys(fleet_t *fleet, const fleet_options_t *opt, int devices)
 {
     const char *path = path_of(fleet, "keys.pem");
-    int wanted = opt->keys < opt->devices ? opt->keys : opt->devices;
+    int wanted = opt->keys < devices ? opt->keys : devices;
     while (fleet->keys->nelts < wanted && !fleet_stop) {
         EVP_PKEY *key = make_key(opt->key_type);
         write_key(path, key, "a");
@@ -331,24 +331,25 @@ static void make_device(fleet_t *fleet, X509 *ca, EVP_PKEY *ca_key)
 
 static void make_devices(fleet_t *fleet, const fleet_options_t *opt)
 {
+    const int devices = opt->devices ? opt->devices : 1;
     const char *path = path_of(fleet, "devices.jsonl");
     X509 *ca;
     EVP_PKEY *ca_key;
     apr_pool_t *scratch;
     FILE *file;
-    if (fleet->devices->nelts >= opt->devices)
+    if (fleet->devices->nelts >= devices)
         return;
     open_authority(fleet, opt, &ca, &ca_key);
-    make_keys(fleet, opt);
+    make_keys(fleet, opt, devices);
     apr_pool_create(&scratch, fleet->pool);
     file = open_file(path, "a");
-    while (fleet->devices->nelts < opt->devices && !fleet_stop) {
+    while (fleet->devices->nelts < devices && !fleet_stop) {
         make_device(fleet, ca, ca_key);
         write_device(file, fleet_device(fleet, fleet->devices->nelts - 1), scratch);
         apr_pool_clear(scratch);
         if (!opt->quiet && fleet->devices->nelts % 2000 == 0)
             fprintf(stderr, "mdmfleet: %d of %d certificates made\n", fleet->devices->nelts,
-                    opt->devices);
+                    devices);
     }
     close_file(file, path);
     apr_pool_destroy(scratch);

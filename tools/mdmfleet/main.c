@@ -33,7 +33,7 @@ static const char usage[] =
     "\n"
     "The fleet\n"
     "  --dir DIR            where it is kept; a later run continues as the same devices\n"
-    "  --devices N          how many (default: all there are; when making, 1)\n"
+    "  --devices N          how many (default: all there are; for a new fleet 1)\n"
     "  --ca-cert F --ca-key F  the authority that issues (default: an own one, DIR/ca.pem)\n"
     "  --key rsa|ec         kind of keys (default rsa, 2048 bits)\n"
     "  --keys K             how many keys the devices share (default 8)\n"
@@ -537,7 +537,6 @@ static command_t command_of(const char *name)
 
 static void check_options(fleet_options_t *opt, command_t command)
 {
-    int makes = command == MAKE || command == ENROLL;
     if (!opt->dir)
         fleet_die("give --dir, the directory that keeps the fleet");
     if (!opt->ca_cert != !opt->ca_key)
@@ -558,8 +557,6 @@ static void check_options(fleet_options_t *opt, command_t command)
                   opt->message);
     if (opt->rounds == 0 && opt->duration == 0)
         opt->rounds = 1;
-    if (makes && opt->devices == 0)
-        opt->devices = 1;
 }
 
 static void print_ids(const fleet_t *fleet, const fleet_options_t *opt)

@@ -286,10 +286,10 @@ static void watch(run_t *run)
     int terminal = isatty(2), ticks = 0, finished = 0;
     while (!finished) {
         fleet_progress_t progress = fleet_stats_progress(run->stats);
-        apr_sleep(100000);
+        apr_sleep(10000);
         pthread_mutex_lock(&run->mutex);
         finished = (run->finished || fleet_stop) && run->active == 0;
-        if (!run->opt->quiet && !finished && ++ticks % (terminal ? 10 : 100) == 0)
+        if (!run->opt->quiet && !finished && ++ticks % (terminal ? 100 : 1000) == 0)
             fprintf(stderr, "%smdmfleet: %s %d of %d%s, %llu requests, %llu errors%s",
                     terminal ? "\r" : "", run->verb, run->next - run->active, run->n,
                     run->round ? apr_psprintf(run->fleet->pool, ", round %d", run->round + 1) : "",
@@ -297,7 +297,7 @@ static void watch(run_t *run)
                     terminal ? "   " : "\n");
         pthread_mutex_unlock(&run->mutex);
     }
-    if (terminal && !run->opt->quiet && ticks >= 10)
+    if (terminal && !run->opt->quiet && ticks >= 100)
         fputc('\n', stderr);
 }
 

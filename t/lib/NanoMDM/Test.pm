@@ -302,9 +302,34 @@ sub sign {
     my ($body, $identity, %o) = @_;
     my $der = NanoMDM::PKI::openssl($body, 'cms', '-sign', '-binary', '-outform', 'DER',
         '-signer', pki->cert($identity), '-inkey', pki->key($identity), '-md', $o{md} || 'sha256',
-        ($o{noattr} ? '-noattr' : ()), ($o{indef} ? '-stream' : ()),
+        ($o{noattr} ? '-noattr' : ()),
         ($o{nocerts} ? '-nocerts' : ()), @{ $o{extra} || [] });
+    $der = _indefinite($der, 0) if $o{indef};
     return $o{binary} ? $der : encode_base64($der, '');
+}
+
+# The outer elements with indefinite lengths, as Apple's encoder makes them: ContentInfo, its
+# content, SignedData, and in that the content info and the certificates. (openssl -stream cannot
+# make this: it puts the content in.)
+sub _indefinite {
+    my ($der, $depth) = @_;
+    my ($tag, $length, @rest) = unpack 'C C C*', $der;
+    my $head = 2;
+    if ($length & 0x80) {
+        my $n = $length & 0x7f;
+        $length = 0;
+        $length = $length * 256 + $_ for @rest[ 0 .. $n - 1 ];
+        $head += $n;
+    }
+    my $whole = substr $der, 0, $head + $length;
+    my $after = substr $der, $head + $length;
+    if ($tag == 0x30 || $tag == 0xa0) {
+        my $inner = substr $whole, $head;
+        # the certificates are a list of opaque elements
+        $inner = _indefinite($inner, $depth + 1) if length $inner && $depth < 3;
+        $whole = pack('C C', $tag, 0x80) . $inner . "\0\0";
+    }
+    return $whole . (length $after ? _indefinite($after, $depth) : '');
 }
 
 # The headers that tell who a device is, for its source of identity.
