@@ -280,8 +280,8 @@ static int enqueue(request_rec *r, const char *id_list)
     const char *why;
     int http_status;
 
-    if (r->method_number != M_POST && (*id_list == '\0' || r->method_number != M_PUT)) {
-        return nanomdm_reply_not_allowed(r, *id_list == '\0' ? "POST" : "PUT, POST");
+    if (r->method_number != M_POST && r->method_number != M_PUT) {
+        return nanomdm_reply_not_allowed(r, "PUT, POST");
     }
     http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
     if (http_status == HTTP_REQUEST_ENTITY_TOO_LARGE) {
@@ -291,7 +291,7 @@ static int enqueue(request_rec *r, const char *id_list)
         return http_status;
     }
     call.nopush = has_parameter(r, "nopush");
-    if (*id_list == '\0') {
+    if (*id_list == '\0' && r->method_number == M_POST) {
         why = read_json(&call, body, len, r->pool);
         if (why != NULL) {
             return reply_error(r, HTTP_BAD_REQUEST, "command_error", why);

@@ -254,8 +254,8 @@ static apr_status_t prepare(store_tx_t *tx, statement_t statement, int size,
     }
     if (tx->prepared[slot] == NULL) {
         store_t *store = tx->store;
-        const char *sql =
-            expand(store->dialect->statements[statement], store->config.prefix, ids, tx->scratch);
+        const char *sql = expand(dialect_statement(store->dialect, statement), store->config.prefix,
+                                 ids, tx->scratch);
         /* The label is for PostgreSQL, which takes lower case without dashes. */
         int code = apr_dbd_prepare(store->driver, tx->pool, tx->handle, sql,
                                    apr_psprintf(tx->pool, "nanomdm_%d", slot), &tx->prepared[slot]);
@@ -413,8 +413,14 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql)
 
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool)
 {
-    int code = drain(tx, expand(sql, tx->store->config.prefix, 0, pool));
+    int code;
 
+    sql = expand(sql, tx->store->config.prefix, 0, pool);
+    code = drain(tx, sql);
+    if (code != 0) {
+        /* SQLite's driver fails once where somebody else has changed the schema. */
+        code = drain(tx, sql);
+    }
     if (code != 0) {
         *why = apr_pstrdup(pool, apr_dbd_error(tx->store->driver, tx->handle, code));
         return APR_EGENERAL;

@@ -47,16 +47,20 @@ typedef enum {
 typedef struct dialect_t {
     const char *driver;  /* apr_dbd's name */
     const char *package; /* Debian's package of the driver */
-    /* apr_dbd's placeholders; {p} is the table prefix, {ids} a list of placeholders */
+    /* those that differ from the standard ones; NULL for the others */
     const char *statements[STMT_COUNT];
     const char *const *settings; /* selects run on each new connection; NULL ends */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
     int single_writer;  /* one write transaction at a time per process: see dbd.c */
     int busy;           /* the driver's code for "try again", 0 if it cannot tell */
-    /* the names of the tables and columns that are used, for the check; NULL ends */
-    const char *const *tables;
 } dialect_t;
+
+/** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */
+const char *dialect_statement(const dialect_t *dialect, statement_t statement);
+
+/** The names of the tables and, behind each, of its columns that are used; NULL ends. */
+extern const char *const dialect_tables[];
 
 /** The dialect of an apr_dbd driver, or NULL. */
 const dialect_t *dialect_get(const char *driver);

@@ -37,15 +37,10 @@ apr_status_t store_schema_create(store_t *store, apr_pool_t *pool)
     return store_write(store, create_work, (void *)dbd_dialect(store)->schema, pool);
 }
 
-typedef struct check_t {
-    const store_t *store;
-    const char *why;
-} check_t;
-
 static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
-    check_t *check = baton;
-    const char *const *table = dbd_dialect(check->store)->tables;
+    const char **why = baton;
+    const char *const *table = dialect_tables;
     const char *unreachable;
 
     /* A database that is out of reach is no wrong schema. */
@@ -58,7 +53,7 @@ static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
             apr_psprintf(pool, "SELECT %s FROM {p}%s WHERE 1 = 0", table[1], table[0]);
 
         if (dbd_probe(tx, sql, &reason, pool) != APR_SUCCESS) {
-            check->why = reason;
+            *why = reason;
             return MDM_ESCHEMA;
         }
     }
@@ -67,11 +62,5 @@ static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 
 apr_status_t store_schema_check(store_t *store, const char **why, apr_pool_t *pool)
 {
-    check_t check = {store, NULL};
-    apr_status_t status = store_read(store, check_work, &check, pool);
-
-    if (status == MDM_ESCHEMA) {
-        *why = check.why;
-    }
-    return status;
+    return store_read(store, check_work, (void *)why, pool);
 }

@@ -1,0 +1,162 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The store's statements in the SQL that most databases take; a dialect replaces those that its
+ * database does not. Also the tables and columns that all of them have, and the choice of a
+ * dialect.
+ *
+ * Parameters are bound as text: compare them with columns, whose type converts them, never with
+ * expressions. A percent sign before a letter would be taken for a parameter.
+ */
+#include <stddef.h>
+#include <string.h>
+
+#include "dialect.h"
+
+const char *const dialect_tables[] = {
+    "devices",
+    "id, identity_cert, serial_number, unlock_token, unlock_token_at, authenticate,"
+    " authenticate_at, token_update, token_update_at, bootstrap_token_b64,"
+    " bootstrap_token_at, created_at, updated_at",
+    "users",
+    "id, device_id, user_short_name, user_long_name, token_update, token_update_at,"
+    " user_authenticate, user_authenticate_at, user_authenticate_digest,"
+    " user_authenticate_digest_at, created_at, updated_at",
+    "enrollments",
+    "id, device_id, user_id, type, topic, push_magic, token_hex, enabled,"
+    " token_update_tally, last_seen_at, created_at, updated_at",
+    "commands",
+    "command_uuid, request_type, command, created_at, updated_at",
+    "command_results",
+    "id, command_uuid, status, result, not_now_at, not_now_tally, created_at,"
+    " updated_at",
+    "enrollment_queue",
+    "id, command_uuid, active, priority, created_at, updated_at",
+    "push_certs",
+    "topic, cert_pem, key_pem, stale_token, created_at, updated_at",
+    "cert_auth_associations",
+    "id, sha256, created_at, updated_at",
+    "view_queue",
+    "id, created_at, active, priority, command_uuid, request_type, command,"
+    " result_updated_at, status, result",
+    NULL,
+};
+
+static const char *const dialect_standard[STMT_COUNT] = {
+    [STMT_ASSOCIATION_LOAD] =
+        "SELECT 1 FROM {p}cert_auth_associations WHERE id = %s AND sha256 = %s",
+    [STMT_ASSOCIATION_LOAD_BY_CERTIFICATE] =
+        "SELECT id FROM {p}cert_auth_associations WHERE sha256 = %s LIMIT 1",
+    [STMT_ASSOCIATION_LOAD_BY_ID] = "SELECT 1 FROM {p}cert_auth_associations WHERE id = %s LIMIT 1",
+    [STMT_ASSOCIATION_ADD] = "INSERT INTO {p}cert_auth_associations (id, sha256) VALUES (%s, %s)"
+                             " ON CONFLICT (id, sha256) DO NOTHING",
+    [STMT_DEVICE_LOAD] = "SELECT 1 FROM {p}devices WHERE id = %s",
+    [STMT_DEVICE_AUTHENTICATE] =
+        "INSERT INTO {p}devices (id, identity_cert, serial_number, authenticate,"
+        " authenticate_at) VALUES (%s, %s, %s, %s, CURRENT_TIMESTAMP)"
+        " ON CONFLICT (id) DO UPDATE SET"
+        " identity_cert = COALESCE(excluded.identity_cert, {p}devices.identity_cert),"
+        " serial_number = excluded.serial_number, authenticate = excluded.authenticate,"
+        " authenticate_at = CURRENT_TIMESTAMP, bootstrap_token_b64 = NULL,"
+        " bootstrap_token_at = NULL, updated_at = CURRENT_TIMESTAMP",
+    [STMT_DEVICE_CLEAR_QUEUE] =
+        "UPDATE {p}enrollment_queue SET active = FALSE, updated_at = CURRENT_TIMESTAMP"
+        " WHERE active = TRUE AND id IN (SELECT id FROM {p}enrollments WHERE device_id = %s)",
+    [STMT_DEVICE_DISABLE] = "UPDATE {p}enrollments SET enabled = FALSE, token_update_tally = 0,"
+                            " updated_at = CURRENT_TIMESTAMP WHERE device_id = %s",
+    [STMT_DEVICE_TOKEN_UPDATE] =
+        "UPDATE {p}devices SET token_update = %s, token_update_at = CURRENT_TIMESTAMP,"
+        " updated_at = CURRENT_TIMESTAMP WHERE id = %s",
+    [STMT_DEVICE_BOOTSTRAP_SET] =
+        "UPDATE {p}devices SET bootstrap_token_b64 = %s,"
+        " bootstrap_token_at = CURRENT_TIMESTAMP, updated_at = CURRENT_TIMESTAMP"
+        " WHERE id = %s",
+    [STMT_DEVICE_BOOTSTRAP_CLEAR] =
+        "UPDATE {p}devices SET bootstrap_token_b64 = NULL, bootstrap_token_at = NULL,"
+        " updated_at = CURRENT_TIMESTAMP WHERE id = %s",
+    [STMT_DEVICE_BOOTSTRAP_LOAD] = "SELECT bootstrap_token_b64 FROM {p}devices"
+                                   " WHERE id = %s AND bootstrap_token_b64 IS NOT NULL",
+    [STMT_USER_TOKEN_UPDATE] =
+        "INSERT INTO {p}users (id, device_id, user_short_name, user_long_name, token_update,"
+        " token_update_at) VALUES (%s, %s, %s, %s, %s, CURRENT_TIMESTAMP)"
+        " ON CONFLICT (id, device_id) DO UPDATE SET"
+        " user_short_name = excluded.user_short_name,"
+        " user_long_name = excluded.user_long_name, token_update = excluded.token_update,"
+        " token_update_at = CURRENT_TIMESTAMP, updated_at = CURRENT_TIMESTAMP",
+    [STMT_USER_AUTHENTICATE] =
+        "INSERT INTO {p}users (id, device_id, user_short_name, user_long_name,"
+        " user_authenticate, user_authenticate_at)"
+        " VALUES (%s, %s, %s, %s, %s, CURRENT_TIMESTAMP)"
+        " ON CONFLICT (id, device_id) DO UPDATE SET"
+        " user_short_name = excluded.user_short_name,"
+        " user_long_name = excluded.user_long_name,"
+        " user_authenticate = excluded.user_authenticate,"
+        " user_authenticate_at = CURRENT_TIMESTAMP, updated_at = CURRENT_TIMESTAMP",
+    [STMT_USER_AUTHENTICATE_DIGEST] =
+        "INSERT INTO {p}users (id, device_id, user_short_name, user_long_name,"
+        " user_authenticate_digest, user_authenticate_digest_at)"
+        " VALUES (%s, %s, %s, %s, %s, CURRENT_TIMESTAMP)"
+        " ON CONFLICT (id, device_id) DO UPDATE SET"
+        " user_short_name = excluded.user_short_name,"
+        " user_long_name = excluded.user_long_name,"
+        " user_authenticate_digest = excluded.user_authenticate_digest,"
+        " user_authenticate_digest_at = CURRENT_TIMESTAMP, updated_at = CURRENT_TIMESTAMP",
+    [STMT_ENROLLMENT_TOKEN_UPDATE] =
+        "INSERT INTO {p}enrollments (id, device_id, user_id, type, topic, push_magic,"
+        " token_hex, enabled, token_update_tally, last_seen_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, TRUE, 1, CURRENT_TIMESTAMP)"
+        " ON CONFLICT (id) DO UPDATE SET"
+        " device_id = excluded.device_id, user_id = excluded.user_id, type = excluded.type,"
+        " topic = excluded.topic, push_magic = excluded.push_magic,"
+        " token_hex = excluded.token_hex, enabled = TRUE,"
+        " token_update_tally = {p}enrollments.token_update_tally + 1,"
+        " last_seen_at = CURRENT_TIMESTAMP, updated_at = CURRENT_TIMESTAMP",
+    [STMT_ENROLLMENT_DISABLE] = "UPDATE {p}enrollments SET enabled = FALSE, token_update_tally = 0,"
+                                " updated_at = CURRENT_TIMESTAMP WHERE id = %s",
+    [STMT_ENROLLMENTS_LOAD] = "SELECT id FROM {p}enrollments WHERE id IN ({ids})",
+    [STMT_ENROLLMENTS_SEEN] =
+        "UPDATE {p}enrollments SET last_seen_at = CURRENT_TIMESTAMP WHERE id IN ({ids})",
+    [STMT_COMMAND_ADD] =
+        "INSERT INTO {p}commands (command_uuid, request_type, command) VALUES (%s, %s, %s)"
+        " ON CONFLICT (command_uuid) DO NOTHING",
+    [STMT_COMMAND_SAME] = "SELECT CASE WHEN command = %s THEN 1 ELSE 0 END FROM {p}commands"
+                          " WHERE command_uuid = %s",
+    [STMT_COMMAND_LOAD] = "SELECT command FROM {p}commands WHERE command_uuid = %s",
+    [STMT_QUEUE_ADD] = "INSERT INTO {p}enrollment_queue (id, command_uuid)"
+                       " SELECT e.id, c.command_uuid FROM {p}enrollments AS e, {p}commands AS c"
+                       " WHERE c.command_uuid = %s AND e.id IN ({ids})"
+                       " ON CONFLICT (id, command_uuid) DO NOTHING",
+    [STMT_QUEUE_FINISH] =
+        "UPDATE {p}enrollment_queue SET active = FALSE, updated_at = CURRENT_TIMESTAMP"
+        " WHERE id = %s AND command_uuid = %s AND active = TRUE",
+    [STMT_QUEUE_LOAD] = "SELECT 1 FROM {p}enrollment_queue WHERE id = %s AND command_uuid = %s",
+    [STMT_RESULT_ADD] = "INSERT INTO {p}command_results (id, command_uuid, status, result)"
+                        " SELECT q.id, q.command_uuid, %s, %s FROM {p}enrollment_queue AS q"
+                        " WHERE q.id = %s AND q.command_uuid = %s"
+                        " ON CONFLICT (id, command_uuid) DO UPDATE SET status = excluded.status,"
+                        " result = excluded.result, updated_at = CURRENT_TIMESTAMP",
+    [STMT_RESULT_NOT_NOW] =
+        "INSERT INTO {p}command_results (id, command_uuid, status, result, not_now_at,"
+        " not_now_tally)"
+        " SELECT q.id, q.command_uuid, %s, %s, CURRENT_TIMESTAMP, 1"
+        " FROM {p}enrollment_queue AS q WHERE q.id = %s AND q.command_uuid = %s"
+        " ON CONFLICT (id, command_uuid) DO UPDATE SET status = excluded.status,"
+        " result = excluded.result,"
+        " not_now_at = COALESCE({p}command_results.not_now_at, excluded.not_now_at),"
+        " not_now_tally = {p}command_results.not_now_tally + 1,"
+        " updated_at = CURRENT_TIMESTAMP"
+        " WHERE {p}command_results.status = 'NotNow'",
+
+};
+
+const char *dialect_statement(const dialect_t *dialect, statement_t statement)
+{
+    const char *own = dialect->statements[statement];
+
+    return own != NULL ? own : dialect_standard[statement];
+}
+
+const dialect_t *dialect_get(const char *driver)
+{
+    return strcmp(driver, dialect_sqlite3.driver) == 0 ? &dialect_sqlite3 : NULL;
+}
