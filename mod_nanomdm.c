@@ -21,7 +21,8 @@ static void register_hooks(apr_pool_t *pool)
     ap_hook_child_init(nanomdm_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_stopping(nanomdm_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
 
-    ap_hook_translate_name(nanomdm_translate_name, NULL, NULL, APR_HOOK_FIRST);
+    /* Before mod_rewrite, which may refuse. */
+    ap_hook_translate_name(nanomdm_translate_name, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_map_to_storage(nanomdm_map_to_storage, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_check_access_ex(nanomdm_check_access, NULL, NULL, APR_HOOK_FIRST,
                             AP_AUTH_INTERNAL_PER_CONF);

@@ -102,6 +102,9 @@ apr_status_t store_user_token_update(store_tx_t *tx, const mdm_message_t *messag
 apr_status_t store_user_authenticate(store_tx_t *tx, const mdm_message_t *message);
 apr_status_t store_enrollment_token_update(store_tx_t *tx, const mdm_message_t *message);
 apr_status_t store_enrollment_disable(store_tx_t *tx, const char *id);
+/** Sort ids (const char *), as a write over many must have them: two that lock the same rows in the
+ * same order cannot block each other. */
+void store_sort_ids(apr_array_header_t *ids);
 /** Note that these enrollments (const char *, unknown ones are ignored) were seen just now. */
 apr_status_t store_enrollments_seen(store_tx_t *tx, const apr_array_header_t *ids);
 /** Which of the ids (const char *) are enrollments.

@@ -103,7 +103,8 @@ CREATE TABLE IF NOT EXISTS {p}enrollment_queue (
     PRIMARY KEY (id, command_uuid)
 );
 
--- The row id, which every SQLite index ends with, is the order of arrival.
+-- The row id, which every SQLite index ends with, is the order of arrival; VACUUM may number rows
+-- anew but keeps their order.
 CREATE INDEX IF NOT EXISTS {p}enrollment_queue_next
     ON {p}enrollment_queue (id, active, priority DESC);
 

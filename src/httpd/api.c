@@ -11,13 +11,15 @@
 #include <http_request.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <util_script.h>
 
 /* Until the module can push, an enqueue says so for each id that was to be pushed to. */
 #define NO_PUSH_YET "this version cannot send pushes: the device gets the command when it asks"
 
 int nanomdm_is_guarded(request_rec *r)
 {
-    if (ap_some_auth_required(r)) {
+    if (ap_some_auth_required(r) && nanomdm_dir(r)->restricted > 0 &&
+        ap_satisfies(r) != SATISFY_ANY) {
         return 1;
     }
     ap_log_rerror(
@@ -92,19 +94,12 @@ static void split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *poo
 /* Whether the query string has the parameter with a value that is not empty. */
 static int has_parameter(request_rec *r, const char *name)
 {
-    apr_size_t len = strlen(name);
-    char *state;
+    apr_table_t *parameters;
+    const char *value;
 
-    if (r->args == NULL) {
-        return 0;
-    }
-    for (char *pair = apr_strtok(apr_pstrdup(r->pool, r->args), "&", &state); pair != NULL;
-         pair = apr_strtok(NULL, "&", &state)) {
-        if (strncmp(pair, name, len) == 0 && pair[len] == '=' && pair[len + 1] != '\0') {
-            return 1;
-        }
-    }
-    return 0;
+    ap_args_to_table(r, &parameters);
+    value = apr_table_get(parameters, name);
+    return value != NULL && *value != '\0';
 }
 
 static const char *ids_from_json(enqueue_t *call, json_t *ids, apr_pool_t *pool)
@@ -141,7 +136,8 @@ static const char *read_json(enqueue_t *call, const char *body, apr_size_t len, 
     const char *why;
 
     if (root == NULL) {
-        return apr_psprintf(pool, "the body is not JSON: %s in line %d", error.text, error.line);
+        return apr_psprintf(pool, "the body is not JSON, from line %d, column %d on", error.line,
+                            error.column);
     }
     apr_pool_cleanup_register(pool, root, json_cleanup, apr_pool_cleanup_null);
     if (!json_is_object(root)) {
@@ -209,8 +205,10 @@ static int reply_enqueued(request_rec *r, const enqueue_t *call, const mdm_comma
     json_object_set_new(reply, "command_uuid", json_string(command->uuid));
     json_object_set_new(reply, "request_type", json_string(command->request_type));
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r,
-                  "enqueue command=%s request_type=%s ids=%d failed=%d code=%d", command->uuid,
-                  command->request_type, queued->nelts, failed, http_status);
+                  "enqueue command=\"%s\" request_type=\"%s\" ids=%d failed=%d code=%d",
+                  ap_escape_logitem(r->pool, command->uuid),
+                  ap_escape_logitem(r->pool, command->request_type), queued->nelts, failed,
+                  http_status);
     return reply_json(r, http_status, reply);
 }
 
@@ -281,14 +279,15 @@ static int enqueue(request_rec *r, const char *id_list)
     int http_status;
 
     if (r->method_number != M_POST && r->method_number != M_PUT) {
-        return nanomdm_reply_not_allowed(r, "PUT, POST");
+        apr_table_setn(r->headers_out, "Allow", "PUT, POST");
+        return reply_error(r, HTTP_METHOD_NOT_ALLOWED, "command_error", "use PUT or POST");
     }
     http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
-    if (http_status == HTTP_REQUEST_ENTITY_TOO_LARGE) {
-        return reply_error(r, http_status, "command_error", "request body too large");
-    }
     if (http_status != OK) {
-        return http_status;
+        return reply_error(r, http_status, "command_error",
+                           http_status == HTTP_REQUEST_ENTITY_TOO_LARGE
+                               ? "request body too large"
+                               : "the request body broke off");
     }
     call.nopush = has_parameter(r, "nopush");
     if (*id_list == '\0' && r->method_number == M_POST) {

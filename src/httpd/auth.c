@@ -49,9 +49,9 @@ static int refuse(request_rec *r, int http_status, const char *why)
 {
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
-        apr_table_setn(r->err_headers_out, "Retry-After", "10");
+        apr_table_setn(r->err_headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }
-    ap_custom_response(r, http_status, "\"not an enrolled device\n");
+    ap_custom_response(r, http_status, "not an enrolled device\n");
     return http_status;
 }
 
@@ -66,7 +66,6 @@ int nanomdm_check_access(request_rec *r)
     apr_size_t len = 0;
     apr_status_t status;
 
-    nanomdm_shield(r);
     if (dir->require_enrolled <= 0 || !ap_is_initial_req(r)) {
         return DECLINED;
     }
@@ -81,16 +80,23 @@ int nanomdm_check_access(request_rec *r)
     }
     status = nanomdm_identity(r, body, len, &cert, &why);
     if (status == APR_SUCCESS) {
+        why = "the database is not available";
         status = service_identify(&nanomdm_server(r->server)->service, cert, &id, r->pool);
-        why = "the certificate belongs to no enrollment";
+        if (status == MDM_EREFUSED) {
+            why = "the certificate belongs to no enrollment";
+        }
     }
     if (status == MDM_EUNAVAILABLE) {
-        return refuse(r, HTTP_SERVICE_UNAVAILABLE, "the database is not available");
+        return refuse(r, HTTP_SERVICE_UNAVAILABLE, why);
     }
     if (status != APR_SUCCESS) {
         return refuse(r, HTTP_BAD_REQUEST, why);
     }
     apr_table_setn(r->subprocess_env, ENROLLMENT_ID, id);
+    /* A cache knows nothing of signatures: it must not keep this for others. A proxied reply
+     * brings headers of its own, beside which the second one stays. */
+    apr_table_mergen(r->headers_out, "Cache-Control", "private");
+    apr_table_mergen(r->err_headers_out, "Cache-Control", "private");
     return DECLINED;
 }
 

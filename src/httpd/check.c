@@ -42,8 +42,9 @@ static int is_directive(const ap_directive_t *directive, const char *name)
 /* What of a section answers 401 or 403 where a device needs 400. */
 static const char *wrong_require(const ap_directive_t *first, int implicit_any, apr_pool_t *pool)
 {
-    static const char *const harmless[] = {"all",  "ip",     "host", "forward-dns",  "local", "env",
-                                           "expr", "method", "not",  "mdm-enrolled", NULL};
+    static const char *const harmless[] = {
+        "all",    "ssl", "ssl-verify-client", "ip", "host", "forward-dns", "local", "env", "expr",
+        "method", "not", "mdm-enrolled",      NULL};
     int enrolled = 0;
     int others = 0;
 
@@ -74,13 +75,21 @@ static const char *wrong_require(const ap_directive_t *first, int implicit_any, 
                                               : NULL;
 }
 
+/* A container that stands for conditions, not for a place of its own. */
+static int is_condition(const ap_directive_t *d)
+{
+    return strncasecmp(d->directive, "<If", 3) == 0 || strncasecmp(d->directive, "<Else", 5) == 0 ||
+           strncasecmp(d->directive, "<Limit", 6) == 0;
+}
+
 static int has_enrolled(const ap_directive_t *first, apr_pool_t *pool)
 {
     for (const ap_directive_t *d = first; d != NULL; d = d->next) {
         if (is_directive(d, "Require") && strcasecmp(first_word(d, pool), "mdm-enrolled") == 0) {
             return 1;
         }
-        if (strncasecmp(d->directive, "<Require", 8) == 0 && has_enrolled(d->first_child, pool)) {
+        if ((strncasecmp(d->directive, "<Require", 8) == 0 || is_condition(d)) &&
+            has_enrolled(d->first_child, pool)) {
             return 1;
         }
     }
@@ -90,8 +99,9 @@ static int has_enrolled(const ap_directive_t *first, apr_pool_t *pool)
 static int has_device_handler(const ap_directive_t *first, apr_pool_t *pool)
 {
     for (const ap_directive_t *d = first; d != NULL; d = d->next) {
-        if (is_directive(d, "SetHandler") &&
-            nanomdm_handler_is_device(nanomdm_handler_kind(first_word(d, pool)))) {
+        if ((is_directive(d, "SetHandler") &&
+             nanomdm_handler_is_device(nanomdm_handler_kind(first_word(d, pool)))) ||
+            (is_condition(d) && has_device_handler(d->first_child, pool))) {
             return 1;
         }
     }
@@ -110,6 +120,8 @@ static const char *check_containers(const ap_directive_t *first, int implicit_an
             why = "\"AuthMerging Or\" is one of several ways in: take it out";
         } else if (is_directive(d, "<RequireAll")) {
             why = check_containers(d->first_child, 0, pool);
+        } else if (is_condition(d)) {
+            why = check_containers(d->first_child, 1, pool);
         } else if (is_directive(d, "<RequireAny") || is_directive(d, "<RequireNone")) {
             why =
                 has_enrolled(d->first_child, pool)
@@ -130,7 +142,8 @@ static int check_access_control(const ap_directive_t *first, server_rec *s, apr_
     for (const ap_directive_t *d = first; d != NULL; d = d->next) {
         const char *why = NULL;
 
-        if (d->first_child == NULL || strncasecmp(d->directive, "<Require", 8) == 0) {
+        if (d->first_child == NULL || strncasecmp(d->directive, "<Require", 8) == 0 ||
+            is_condition(d)) {
             continue;
         }
         if (has_enrolled(d->first_child, pool) || has_device_handler(d->first_child, pool)) {
@@ -155,7 +168,23 @@ static int complain(const nanomdm_use_t *use, const char *what)
     return 1;
 }
 
-static int check_use(const nanomdm_use_t *use, int *needs_ca)
+/* The source of identity that is set in the same section, if there is one. */
+static nanomdm_identity_t identity_of(const nanomdm_use_t *use, const apr_array_header_t *uses)
+{
+    nanomdm_identity_t identity = NANOMDM_IDENTITY_UNSET;
+
+    for (int i = 0; i < uses->nelts; i++) {
+        const nanomdm_use_t *other = &APR_ARRAY_IDX(uses, i, nanomdm_use_t);
+
+        if (other->identity != NANOMDM_IDENTITY_UNSET && other->server == use->server &&
+            strcmp(other->path, use->path) == 0) {
+            identity = other->identity;
+        }
+    }
+    return identity;
+}
+
+static int check_use(const nanomdm_use_t *use, const apr_array_header_t *uses)
 {
     const nanomdm_server_t *conf = nanomdm_server(use->server);
 
@@ -167,14 +196,23 @@ static int check_use(const nanomdm_use_t *use, int *needs_ca)
                         "AuthBasicProvider nanomdm has no key to compare with: set "
                         "NanoMDMAPIKey file:/PATH, with a key made by \"openssl rand -hex 32\"");
     }
-    if (nanomdm_handler_is_device(use->handler)) {
-        *needs_ca = 1;
-        if (conf->ca_file == NULL) {
-            return complain(use, "NanoMDMCACertificateFile is not set: name the PEM file of the "
-                                 "certificates that may issue device identities");
-        }
+    if (nanomdm_handler_is_device(use->handler) && conf->ca_file == NULL &&
+        identity_of(use, uses) != NANOMDM_IDENTITY_SSL) {
+        return complain(use, "NanoMDMCACertificateFile is not set: name the PEM file of the "
+                             "certificates that may issue device identities");
     }
     return 0;
+}
+
+/* Locations of the main server are those of all virtual hosts. */
+static void mark_used(const nanomdm_use_t *use, server_rec *main_server)
+{
+    nanomdm_server(use->server)->used = 1;
+    if (use->server == main_server) {
+        for (server_rec *s = main_server; s != NULL; s = s->next) {
+            nanomdm_server(s)->used = 1;
+        }
+    }
 }
 
 static int load_authority(server_rec *s, apr_pool_t *pconf)
@@ -197,21 +235,23 @@ static int load_authority(server_rec *s, apr_pool_t *pconf)
 int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     apr_array_header_t *uses = nanomdm_uses(pconf, 0);
-    int needs_ca = 0;
     int failed = 0;
 
     (void)plog;
     nanomdm_config_complete(s);
     nanomdm_log_to(s);
     for (int i = 0; i < uses->nelts; i++) {
-        failed |= check_use(&APR_ARRAY_IDX(uses, i, nanomdm_use_t), &needs_ca);
+        const nanomdm_use_t *use = &APR_ARRAY_IDX(uses, i, nanomdm_use_t);
+
+        mark_used(use, s);
+        failed |= check_use(use, uses);
     }
-    for (server_rec *v = s; v != NULL && uses->nelts > 0; v = v->next) {
+    for (server_rec *v = s; v != NULL; v = v->next) {
         nanomdm_server_t *conf = nanomdm_server(v);
         const char *why = NULL;
 
         failed |= load_authority(v, pconf);
-        if (store_driver_check(conf->db_driver, &why, pconf) != APR_SUCCESS) {
+        if (conf->used && store_driver_check(conf->db_driver, &why, pconf) != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, v, "NanoMDMDatabase: %s", why);
             failed = 1;
         }
@@ -259,24 +299,40 @@ static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *
     return SCHEMA_FITS;
 }
 
+/* SQLite would make an empty database out of a wrong name. */
+static int is_missing_file(const nanomdm_server_t *conf)
+{
+    struct stat info;
+
+    return strcmp(conf->db_driver, "sqlite3") == 0 && conf->schema != NANOMDM_SCHEMA_CREATE &&
+           stat(conf->db_params, &info) != 0 && errno == ENOENT;
+}
+
 static int schema_in_child(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *pool)
 {
-    pid_t pid = fork();
-    int status;
+    int status = 0;
+    pid_t pid;
 
+    if (is_missing_file(conf)) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                     "the file of NanoMDMDatabase sqlite3 %s does not exist: set NanoMDMSchema "
+                     "create once, or name the right file",
+                     conf->db_params);
+        return SCHEMA_WRONG;
+    }
+    pid = fork();
     if (pid == 0) {
         _exit(ap_run_drop_privileges(pool, s) != OK ? SCHEMA_UNREACHABLE
                                                     : schema_work(conf, s, pool));
     }
-    if (pid < 0) {
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (pid < 0 || !WIFEXITED(status)) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_WARNING, 0, s,
+                     "the schema of NanoMDMDatabase could not be checked");
         return SCHEMA_UNREACHABLE;
     }
-    while (waitpid(pid, &status, 0) < 0) {
-        if (errno != EINTR) {
-            return SCHEMA_UNREACHABLE;
-        }
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : SCHEMA_UNREACHABLE;
+    return WEXITSTATUS(status);
 }
 
 /* The directory of a SQLite database belongs to the user of the children, who puts files beside
@@ -305,29 +361,33 @@ static void make_directory(const nanomdm_server_t *conf, server_rec *s, apr_pool
     }
 }
 
+/* The schema is looked at in the first of the two readings of a start, while httpd is still in the
+ * foreground and its exit status is seen, and at each reload. */
 int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
+    int first = ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG;
     int generation = 0;
     apr_hash_t *done = apr_hash_make(ptemp);
 
+    (void)pconf;
     (void)plog;
-    if (ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG ||
-        nanomdm_uses(pconf, 0)->nelts == 0) {
+    if (!first && ap_mpm_query(AP_MPMQ_GENERATION, &generation) == APR_SUCCESS && generation == 0) {
         return OK;
     }
-    ap_mpm_query(AP_MPMQ_GENERATION, &generation);
     for (server_rec *v = s; v != NULL; v = v->next) {
         const nanomdm_server_t *conf = nanomdm_server(v);
-        const char *key =
-            apr_pstrcat(ptemp, conf->db_driver, "\n", conf->db_params, "\n", conf->prefix, NULL);
+        const char *key = nanomdm_database_key(conf, ptemp);
 
-        if (conf->schema == NANOMDM_SCHEMA_OFF || apr_hash_get(done, key, APR_HASH_KEY_STRING)) {
+        if (!conf->used || conf->schema == NANOMDM_SCHEMA_OFF ||
+            apr_hash_get(done, key, APR_HASH_KEY_STRING)) {
             continue;
         }
         apr_hash_set(done, key, APR_HASH_KEY_STRING, key);
-        make_directory(conf, v, ptemp);
+        if (conf->schema == NANOMDM_SCHEMA_CREATE) {
+            make_directory(conf, v, ptemp);
+        }
         /* A running server is not taken down by a reload: then it is the log that tells. */
-        if (schema_in_child(conf, v, ptemp) == SCHEMA_WRONG && generation == 0) {
+        if (schema_in_child(conf, v, ptemp) == SCHEMA_WRONG && first) {
             return HTTP_INTERNAL_SERVER_ERROR;
         }
     }

@@ -76,13 +76,11 @@ static apr_status_t open_database(nanomdm_database_t **out, const nanomdm_server
     return status;
 }
 
-/* Virtual hosts with the same database share connections and threads. */
-static const char *database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
+/* Virtual hosts with the same database share connections and threads, with the settings of the
+ * first: one file of SQLite's must have one store, which queues its writers. */
+const char *nanomdm_database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
 {
-    return apr_psprintf(
-        pool, "%s\n%s\n%s\n%d\n%" APR_TIME_T_FMT "\n%" APR_TIME_T_FMT "\n%" APR_TIME_T_FMT,
-        conf->db_driver, conf->db_params, conf->prefix, conf->db_max, conf->db_wait, conf->db_idle,
-        conf->last_seen_interval);
+    return apr_pstrcat(pool, conf->db_driver, "\n", conf->db_params, "\n", conf->prefix, NULL);
 }
 
 /* Runs before the child's pool is gone; with prefork, inside a signal handler that may have
@@ -100,6 +98,9 @@ static apr_status_t child_cleanup(void *data)
         all &= nanomdm_worker_stop(database->flusher, left > 0 ? left : 0) == APR_SUCCESS;
     }
     if (all && child->threaded) {
+        for (int i = 0; i < child->databases->nelts; i++) {
+            nanomdm_worker_free(APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *)->flusher);
+        }
         apr_pool_destroy(child->pool);
     }
     return APR_SUCCESS;
@@ -107,7 +108,6 @@ static apr_status_t child_cleanup(void *data)
 
 static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
 {
-    conf->database = database;
     conf->service.store = database->store;
     conf->service.retroactive = conf->retroactive;
     conf->service.empty_digest = conf->empty_digest;
@@ -132,10 +132,13 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
     for (server_rec *s = main_server; s != NULL; s = s->next) {
         nanomdm_server_t *conf = nanomdm_server(s);
-        const char *key = database_key(conf, pchild);
+        const char *key = nanomdm_database_key(conf, pchild);
         nanomdm_database_t *database = apr_hash_get(by_key, key, APR_HASH_KEY_STRING);
         const char *why = "";
 
+        if (!conf->used) {
+            continue;
+        }
         if (database == NULL) {
             apr_status_t status = open_database(&database, conf, &why, child->pool);
 

@@ -72,6 +72,29 @@ void *nanomdm_create_dir(apr_pool_t *pool, char *path)
     return apr_pcalloc(pool, sizeof(nanomdm_dir_t));
 }
 
+/* A section with a Require of its own replaces what it inherits, unless AuthMerging joins them. */
+static void merge_require(nanomdm_dir_t *conf, const nanomdm_dir_t *add)
+{
+    int replaces = add->merging != NANOMDM_MERGING_AND && add->merging != NANOMDM_MERGING_OR;
+
+    if (add->require_enrolled > 0 || (add->require_enrolled < 0 && replaces)) {
+        conf->require_enrolled = add->require_enrolled;
+    }
+    if (add->restricted == 0) {
+        return;
+    }
+    switch (add->merging) {
+    case NANOMDM_MERGING_AND:
+        conf->restricted = conf->restricted > 0 ? 1 : add->restricted;
+        break;
+    case NANOMDM_MERGING_OR:
+        conf->restricted = conf->restricted < 0 ? -1 : add->restricted;
+        break;
+    default:
+        conf->restricted = add->restricted;
+    }
+}
+
 void *nanomdm_merge_dir(apr_pool_t *pool, void *basev, void *addv)
 {
     const nanomdm_dir_t *base = basev;
@@ -86,9 +109,10 @@ void *nanomdm_merge_dir(apr_pool_t *pool, void *basev, void *addv)
         conf->identity = add->identity;
         conf->identity_header = add->identity_header;
     }
-    if (add->require_enrolled != 0) {
-        conf->require_enrolled = add->require_enrolled;
+    if (add->merging != NANOMDM_MERGING_UNSET) {
+        conf->merging = add->merging;
     }
+    merge_require(conf, add);
     return conf;
 }
 
@@ -176,6 +200,7 @@ static nanomdm_use_t *note_use(cmd_parms *cmd)
 
     memset(use, 0, sizeof(*use));
     use->server = cmd->server;
+    use->path = cmd->path != NULL ? cmd->path : "";
     use->where =
         apr_psprintf(cmd->pool, "%s:%d", cmd->directive->filename, cmd->directive->line_num);
     return use;
@@ -196,7 +221,7 @@ nanomdm_handler_t nanomdm_handler_kind(const char *name)
     };
 
     for (size_t i = 0; i < sizeof(handlers) / sizeof(handlers[0]); i++) {
-        if (strcmp(name, handlers[i].name) == 0) {
+        if (strcasecmp(name, handlers[i].name) == 0) { /* core folds the case */
             return handlers[i].kind;
         }
     }
@@ -220,7 +245,8 @@ static const char *note_handler(cmd_parms *cmd, void *dirv, const char *args)
     dir->handler = kind;
     dir->base = cmd->path;
     if (kind == NANOMDM_HANDLER_OTHER) {
-        if (strncmp(name, "nanomdm", 7) == 0 && strcmp(name, "nanomdm-metrics") != 0) {
+        if (strncasecmp(name, "nanomdm", 7) == 0 ||
+            (strncasecmp(name, "expr=", 5) == 0 && strstr(name, "nanomdm") != NULL)) {
             return apr_psprintf(cmd->pool,
                                 "unknown handler \"%s\": mod_nanomdm has nanomdm, nanomdm-command, "
                                 "nanomdm-checkin, nanomdm-api, nanomdm-migration and "
@@ -247,7 +273,21 @@ static const char *note_require(cmd_parms *cmd, void *dirv, const char *args)
     nanomdm_dir_t *dir = dirv;
     const char *word = ap_getword_conf(cmd->temp_pool, &args);
 
+    if (ap_find_linked_module("mod_authz_core.c") == NULL) {
+        return "Require needs mod_authz_core, which is not loaded: a2enmod authz_core";
+    }
+    /* One way in for all is enough to leave it open, whatever else stands beside it. */
+    if (strcasecmp(word, "all") == 0 &&
+        strcasecmp(ap_getword_conf(cmd->temp_pool, &args), "granted") == 0) {
+        dir->restricted = -1;
+    } else if (dir->restricted == 0) {
+        dir->restricted = 1;
+    }
     if (strcasecmp(word, "mdm-enrolled") == 0) {
+        if (ap_check_cmd_context(cmd, NOT_IN_HTACCESS) != NULL) {
+            return "Require mdm-enrolled belongs into the server's configuration, where "
+                   "configtest sees it";
+        }
         dir->require_enrolled = 1;
         note_use(cmd)->handler = NANOMDM_HANDLER_MDM;
     } else if (dir->require_enrolled == 0) {
@@ -256,9 +296,21 @@ static const char *note_require(cmd_parms *cmd, void *dirv, const char *args)
     return NULL;
 }
 
+static const char *note_merging(cmd_parms *cmd, void *dirv, const char *value)
+{
+    (void)cmd;
+    ((nanomdm_dir_t *)dirv)->merging = strcasecmp(value, "and") == 0  ? NANOMDM_MERGING_AND
+                                       : strcasecmp(value, "or") == 0 ? NANOMDM_MERGING_OR
+                                                                      : NANOMDM_MERGING_OFF;
+    return NULL;
+}
+
 static const char *note_provider(cmd_parms *cmd, void *dirv, const char *name)
 {
     (void)dirv;
+    if (ap_find_linked_module("mod_auth_basic.c") == NULL) {
+        return "AuthBasicProvider needs mod_auth_basic, which is not loaded: a2enmod auth_basic";
+    }
     if (strcasecmp(name, "nanomdm") == 0) {
         note_use(cmd)->api_keys = 1;
     }
@@ -333,7 +385,8 @@ static const char *parse_size(cmd_parms *cmd, const char *value, apr_off_t *out)
 }
 
 /* A value, or the bytes of the file that file:/path names; NUL-terminated. */
-static const char *read_secret(cmd_parms *cmd, const char *value, const char **out, apr_size_t *len)
+static const char *read_secret(cmd_parms *cmd, const char *value, const char **out, apr_size_t *len,
+                               apr_pool_t *pool)
 {
     const char *path;
     apr_file_t *file;
@@ -358,7 +411,7 @@ static const char *read_secret(cmd_parms *cmd, const char *value, const char **o
         }
     }
     if (status == APR_SUCCESS) {
-        bytes = apr_pcalloc(cmd->pool, (apr_size_t)info.size + 1);
+        bytes = apr_pcalloc(pool, (apr_size_t)info.size + 1);
         status = apr_file_read_full(file, bytes, (apr_size_t)info.size, len);
         if (APR_STATUS_IS_EOF(status)) {
             status = APR_SUCCESS; /* an empty file */
@@ -367,8 +420,10 @@ static const char *read_secret(cmd_parms *cmd, const char *value, const char **o
         apr_file_close(file);
     }
     if (status != APR_SUCCESS) {
-        return apr_psprintf(cmd->pool, "%s: cannot read %s: %s", cmd->cmd->name, value + 5,
-                            apr_strerror(status, reason, sizeof(reason)));
+        return wrong(cmd,
+                     "cannot read %s: %s; the file must be there, and readable for the user "
+                     "that starts httpd",
+                     path != NULL ? path : value + 5, apr_strerror(status, reason, sizeof(reason)));
     }
     return NULL;
 }
@@ -378,8 +433,12 @@ static const char *read_secret(cmd_parms *cmd, const char *value, const char **o
 static const char *set_database(cmd_parms *cmd, void *dir, const char *driver, const char *params)
 {
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *why;
 
     (void)dir;
+    if (store_driver_check(driver, &why, cmd->pool) != APR_SUCCESS) {
+        return wrong(cmd, "%s", why);
+    }
     if (*params == '\0') {
         return wrong(cmd, "the parameters of %s are empty: for sqlite3 write the database's file",
                      driver);
@@ -411,7 +470,12 @@ static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *opti
         return NULL;
     }
     if (strncmp(option, "wait=", 5) == 0) {
-        return parse_duration(cmd, option + 5, &conf->db_wait);
+        const char *error = parse_duration(cmd, option + 5, &conf->db_wait);
+
+        if (error == NULL && conf->db_wait < apr_time_from_msec(100)) {
+            error = wrong(cmd, "\"%s\" is too short: at least 100ms", option);
+        }
+        return error;
     }
     if (strncmp(option, "idle=", 5) == 0) {
         return parse_duration(cmd, option + 5, &conf->db_idle);
@@ -465,7 +529,7 @@ static const char *set_api_key(cmd_parms *cmd, void *dir, const char *value)
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
     const char *key;
     apr_size_t len;
-    const char *error = read_secret(cmd, value, &key, &len);
+    const char *error = read_secret(cmd, value, &key, &len, cmd->temp_pool);
 
     (void)dir;
     if (error != NULL) {
@@ -488,7 +552,7 @@ static const char *set_api_key(cmd_parms *cmd, void *dir, const char *value)
     return NULL;
 }
 
-static const char *set_flag(cmd_parms *cmd, void *dir, int on)
+static const char *set_retroactive(cmd_parms *cmd, void *dir, int on)
 {
     (void)dir;
     nanomdm_server(cmd->server)->retroactive = on;
@@ -515,7 +579,7 @@ static const char *set_get_token(cmd_parms *cmd, void *dir, const char *type, co
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
     service_token_t *token = apr_palloc(cmd->pool, sizeof(*token));
     const char *bytes;
-    const char *error = read_secret(cmd, value, &bytes, &token->len);
+    const char *error = read_secret(cmd, value, &bytes, &token->len, cmd->pool);
 
     (void)dir;
     if (error != NULL) {
@@ -544,8 +608,9 @@ static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char 
     const char *error = parse_duration(cmd, value, &conf->last_seen_interval);
 
     (void)dir;
-    if (error == NULL && conf->last_seen_interval < apr_time_from_msec(100)) {
-        return wrong(cmd, "\"%s\" is too short: at least 100ms", value);
+    if (error == NULL && (conf->last_seen_interval < apr_time_from_msec(100) ||
+                          conf->last_seen_interval > apr_time_from_sec(3600))) {
+        return wrong(cmd, "\"%s\": from 100ms to 1h", value);
     }
     return error;
 }
@@ -592,7 +657,7 @@ const command_rec nanomdm_commands[] = {
                   "PEM file of intermediate certificates below NanoMDMCACertificateFile"),
     AP_INIT_TAKE1("NanoMDMAPIKey", set_api_key, NULL, RSRC_CONF,
                   "an API key, or file:/PATH that holds it; may be repeated"),
-    AP_INIT_FLAG("NanoMDMRetroactive", set_flag, NULL, RSRC_CONF,
+    AP_INIT_FLAG("NanoMDMRetroactive", set_retroactive, NULL, RSRC_CONF,
                  "On: an enrollment without any certificate may take the one it comes with"),
     AP_INIT_TAKE1("NanoMDMUserAuthenticate", set_user_authenticate, NULL, RSRC_CONF,
                   "decline (default) or empty-digest"),
@@ -606,6 +671,7 @@ const command_rec nanomdm_commands[] = {
                    "signature (default), ssl, or header NAME"),
     AP_INIT_RAW_ARGS("SetHandler", note_handler, NULL, OR_FILEINFO, "see core"),
     AP_INIT_RAW_ARGS("Require", note_require, NULL, OR_AUTHCFG, "see mod_authz_core"),
+    AP_INIT_TAKE1("AuthMerging", note_merging, NULL, OR_AUTHCFG, "see mod_authz_core"),
     AP_INIT_ITERATE("AuthBasicProvider", note_provider, NULL, OR_AUTHCFG, "see mod_auth_basic"),
     {NULL},
 };

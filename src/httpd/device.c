@@ -28,22 +28,26 @@ static int is_checkin(const request_rec *r, nanomdm_handler_t handler)
     return handler == NANOMDM_HANDLER_CHECKIN;
 }
 
+/* A device chose the value: quoted, so that it cannot pass for another one. */
+static const char *field(request_rec *r, const char *name, const char *value)
+{
+    return value == NULL ? ""
+                         : apr_pstrcat(r->pool, " ", name, "=\"", ap_escape_logitem(r->pool, value),
+                                       "\"", NULL);
+}
+
 static void log_message(request_rec *r, const mdm_message_t *message, int http_status,
                         const char *why)
 {
-    const char *detail = "";
-
-    if (message->type == MDM_REPORT) {
-        detail = apr_pstrcat(r->pool, " status=", message->status,
-                             message->command_uuid ? " command=" : "",
-                             message->command_uuid ? message->command_uuid : "", NULL);
-    } else if (message->serial_number != NULL) {
-        detail = apr_pstrcat(r->pool, " serial=", message->serial_number, NULL);
+    if (!APLOG_R_IS_LEVEL(r, APLOG_INFO)) {
+        return;
     }
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "message=%s id=%s type=\"%s\"%s code=%d%s%s",
-                  mdm_message_type_name(message->type), message->enrollment.id,
-                  mdm_enrollment_type_name(message->enrollment.type), detail, http_status,
-                  why != NULL ? ": " : "", why != NULL ? why : "");
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "message=%s%s type=\"%s\"%s%s%s code=%d%s%s",
+                  mdm_message_type_name(message->type), field(r, "id", message->enrollment.id),
+                  mdm_enrollment_type_name(message->enrollment.type),
+                  field(r, "serial", message->serial_number), field(r, "status", message->status),
+                  field(r, "command", message->command_uuid), http_status, why != NULL ? ": " : "",
+                  why != NULL ? why : "");
 }
 
 static int refuse(request_rec *r, const char *why)
@@ -102,6 +106,10 @@ int nanomdm_device_handler(request_rec *r)
         return result;
     }
     status = nanomdm_identity(r, body, len, &cert, &why);
+    if (status == MDM_EUNAVAILABLE) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", why);
+        return nanomdm_reply_text(r, HTTP_SERVICE_UNAVAILABLE, "this server is not set up yet");
+    }
     if (status != APR_SUCCESS) {
         return refuse(r, why);
     }

@@ -67,6 +67,10 @@ apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
     apr_status_t status = from_source(r, body, len, &found, why);
 
     if (status == APR_SUCCESS && nanomdm_dir(r)->identity != NANOMDM_IDENTITY_SSL) {
+        if (conf->ca == NULL) { /* a handler that came from where configtest cannot look */
+            *why = "NanoMDMCACertificateFile is not set";
+            return MDM_EUNAVAILABLE;
+        }
         status = trust_ca_verify(conf->ca, found, why, r->pool);
     }
     if (status == APR_SUCCESS) {

@@ -21,23 +21,6 @@ static int is_ours(const request_rec *r)
     return dir->handler > NANOMDM_HANDLER_OTHER;
 }
 
-/* Core would answer 403 for a path over 4,096 bytes, and a DocumentRoot that denies access would
- * deny these locations too. */
-int nanomdm_translate_name(request_rec *r)
-{
-    if (!is_ours(r)) {
-        return DECLINED;
-    }
-    r->filename = apr_pstrdup(r->pool, CLAIMED);
-    return OK;
-}
-
-/* The location's configuration is not merged in at this point: the name tells. */
-int nanomdm_map_to_storage(request_rec *r)
-{
-    return r->filename != NULL && strcmp(r->filename, CLAIMED) == 0 ? OK : DECLINED;
-}
-
 static int is_for_devices(const request_rec *r)
 {
     const nanomdm_dir_t *dir = nanomdm_dir(r);
@@ -47,16 +30,35 @@ static int is_for_devices(const request_rec *r)
 
 /* A text of our own for what may be refused on the way, in place of any ErrorDocument, which would
  * lead the request away from this location with its status. */
-void nanomdm_shield(request_rec *r)
+static void shield(request_rec *r)
 {
     static const int refusals[] = {HTTP_UNAUTHORIZED, HTTP_FORBIDDEN,
                                    HTTP_PROXY_AUTHENTICATION_REQUIRED};
 
     if (is_for_devices(r)) {
         for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
-            ap_custom_response(r, refusals[i], "\"refused by the server's access control\n");
+            ap_custom_response(r, refusals[i], "refused by the server's access control\n");
         }
     }
+}
+
+/* Core would answer 403 for a path over 4,096 bytes, and a DocumentRoot that denies access would
+ * deny these locations too. */
+int nanomdm_translate_name(request_rec *r)
+{
+    shield(r);
+    if (!is_ours(r)) {
+        return DECLINED;
+    }
+    nanomdm_trace_id(r);
+    r->filename = apr_pstrdup(r->pool, CLAIMED);
+    return OK;
+}
+
+/* The location's configuration is not merged in at this point: the name tells. */
+int nanomdm_map_to_storage(request_rec *r)
+{
+    return r->filename != NULL && strcmp(r->filename, CLAIMED) == 0 ? OK : DECLINED;
 }
 
 /* Whatever module refused a device with 401 or 403 on its way here: it gets 400. */

@@ -26,6 +26,8 @@ APLOG_USE_MODULE(nanomdm);
 
 #define NANOMDM_VERSION "v0.1.0"
 #define NANOMDM_UNSET (-1)
+/** Seconds after which a client may try again that met a database out of reach. */
+#define NANOMDM_RETRY_AFTER "10"
 
 typedef enum {
     NANOMDM_HANDLER_UNSET,
@@ -72,10 +74,18 @@ typedef struct nanomdm_server_t {
     apr_off_t max_body;
     apr_interval_time_t last_seen_interval;
 
-    trust_ca_t *ca;               /* loaded by check_config */
-    nanomdm_database_t *database; /* opened by child_init */
-    service_t service;            /* filled by child_init */
+    int used;          /* whether a location of this server is ours: found by check_config */
+    trust_ca_t *ca;    /* loaded by check_config */
+    service_t service; /* filled by child_init */
 } nanomdm_server_t;
+
+/** AuthMerging of mod_authz_core. */
+typedef enum {
+    NANOMDM_MERGING_UNSET,
+    NANOMDM_MERGING_OFF,
+    NANOMDM_MERGING_AND,
+    NANOMDM_MERGING_OR
+} nanomdm_merging_t;
 
 /** Configuration of a location. */
 typedef struct nanomdm_dir_t {
@@ -83,7 +93,9 @@ typedef struct nanomdm_dir_t {
     const char *base; /* the path of the <Location> that set the handler */
     nanomdm_identity_t identity;
     const char *identity_header;
-    int require_enrolled;
+    int require_enrolled; /* 1: yes; -1: another Require took its place */
+    int restricted;       /* 1: some Require keeps callers out; -1: "Require all granted" */
+    nanomdm_merging_t merging;
 } nanomdm_dir_t;
 
 /** Something in the configuration that check_config has to look at. */
@@ -91,7 +103,8 @@ typedef struct nanomdm_use_t {
     server_rec *server;
     nanomdm_handler_t handler; /* or UNSET */
     nanomdm_identity_t identity;
-    int api_keys; /* AuthBasicProvider nanomdm */
+    int api_keys;     /* AuthBasicProvider nanomdm */
+    const char *path; /* of the location */
     const char *where;
 } nanomdm_use_t;
 
@@ -122,7 +135,6 @@ int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
 /* location.c: claims the module's locations, and keeps 401 and 403 from devices. */
 int nanomdm_translate_name(request_rec *r);
 int nanomdm_map_to_storage(request_rec *r);
-void nanomdm_shield(request_rec *r);
 void nanomdm_insert_error_filter(request_rec *r);
 
 /* body.c */
@@ -168,6 +180,8 @@ int nanomdm_reply_not_allowed(request_rec *r, const char *methods);
 /* child.c: what a child process owns: databases and background threads. */
 /** Have the core log to the error log of this server. */
 void nanomdm_log_to(server_rec *s);
+/** What tells one database from another. */
+const char *nanomdm_database_key(const nanomdm_server_t *conf, apr_pool_t *pool);
 void nanomdm_child_init(apr_pool_t *pchild, server_rec *s);
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful);
 
@@ -180,8 +194,10 @@ apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t in
                                   nanomdm_turn_t *turn, void *baton, apr_pool_t *pool);
 /** Have it take a turn soon. Safe in a signal handler. */
 void nanomdm_worker_wake(nanomdm_worker_t *worker);
-/** Have it take its last turn, and wait for its end at most so long. Takes no lock.
- * @return APR_TIMEUP if it still runs */
+/** Have it take its last turn, and wait for its end at most so long. Takes no lock and frees
+ * nothing, so that a signal handler may do it. @return APR_TIMEUP if it still runs */
 apr_status_t nanomdm_worker_stop(nanomdm_worker_t *worker, apr_interval_time_t wait);
+/** Free what a stopped thread had. */
+void nanomdm_worker_free(nanomdm_worker_t *worker);
 
 #endif

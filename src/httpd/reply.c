@@ -8,8 +8,6 @@
 #include <apr_strings.h>
 #include <http_protocol.h>
 
-#define RETRY_AFTER "10"
-
 const char *nanomdm_trace_id(request_rec *r)
 {
     const char *id = apr_table_get(r->err_headers_out, "X-Trace-ID");
@@ -23,6 +21,7 @@ const char *nanomdm_trace_id(request_rec *r)
 
         ap_random_insecure_bytes(random, sizeof(random));
         id = apr_pescape_hex(r->pool, random, sizeof(random), 0);
+        apr_table_setn(r->subprocess_env, "UNIQUE_ID", id);
     }
     apr_table_setn(r->err_headers_out, "X-Trace-ID", id);
     return id;
@@ -55,7 +54,7 @@ int nanomdm_reply(request_rec *r, int http_status, const char *type, const char 
 {
     r->status = http_status;
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
-        apr_table_setn(r->headers_out, "Retry-After", RETRY_AFTER);
+        apr_table_setn(r->headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }
     ap_set_content_type(r, type);
     ap_set_content_length(r, (apr_off_t)len);

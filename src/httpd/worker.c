@@ -115,7 +115,6 @@ apr_status_t nanomdm_worker_stop(nanomdm_worker_t *worker, apr_interval_time_t w
 {
     struct pollfd fd = {worker->done[0], POLLIN, 0};
     apr_time_t end = apr_time_now() + wait;
-    apr_status_t unused;
     int ready = 0;
 
     apr_atomic_set32(&worker->stopping, 1);
@@ -125,13 +124,16 @@ apr_status_t nanomdm_worker_stop(nanomdm_worker_t *worker, apr_interval_time_t w
 
         ready = poll(&fd, 1, left > 0 ? (int)apr_time_as_msec(left) + 1 : 0);
     } while (ready < 0 && errno == EINTR);
-    if (ready <= 0) {
-        return APR_TIMEUP;
-    }
+    return ready > 0 ? APR_SUCCESS : APR_TIMEUP;
+}
+
+void nanomdm_worker_free(nanomdm_worker_t *worker)
+{
+    apr_status_t unused;
+
     apr_thread_join(&unused, worker->thread);
     close(worker->wake[0]);
     close(worker->wake[1]);
     close(worker->done[0]);
     apr_pool_destroy(worker->pool);
-    return APR_SUCCESS;
 }

@@ -88,6 +88,11 @@ apr_status_t mdm_enrollment_resolve(mdm_enrollment_t *e, const char *user_id,
         *why = "neither UDID nor EnrollmentID";
         return MDM_EINPUT;
     }
+    /* It joins the two parts of a user channel's id: inside of one it could make another's. */
+    if (strchr(e->device_id, ':') != NULL) {
+        *why = "the UDID or EnrollmentID has a colon";
+        return MDM_EINPUT;
+    }
     if (!mdm_id_valid(e->id)) {
         *why = apr_psprintf(pool,
                             "the enrollment id is longer than %d bytes or has control characters",

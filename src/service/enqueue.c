@@ -3,9 +3,6 @@
  */
 /* Queueing a command for enrollments: all in one transaction, repeatable, unknown ids told one by
  * one. */
-#include <apr_strings.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "service.h"
 
@@ -30,11 +27,6 @@ static apr_status_t enqueue_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
         status = store_queue_add(tx, work->command->uuid, work->ids);
     }
     return status;
-}
-
-static int compare_ids(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
 /* The distinct ids in the order given, each marked unknown for now. */
@@ -70,8 +62,7 @@ apr_status_t service_enqueue(const service_t *service, const mdm_command_t *comm
     for (int i = 0; i < all->nelts; i++) {
         APR_ARRAY_PUSH(sorted, const char *) = APR_ARRAY_IDX(all, i, service_queued_t).id;
     }
-    /* Sorted, so that two calls lock rows in the same order. */
-    qsort(sorted->elts, (size_t)sorted->nelts, sizeof(const char *), compare_ids);
+    store_sort_ids(sorted);
     status = store_write(service->store, enqueue_work, &work, pool);
     if (status == APR_SUCCESS || status == APR_ENOENT) {
         for (int i = 0; work.known != NULL && i < work.known->nelts; i++) {

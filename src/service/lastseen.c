@@ -8,8 +8,6 @@
 #include <apr_hash.h>
 #include <apr_strings.h>
 #include <apr_thread_mutex.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "mdm_log.h"
 
@@ -90,13 +88,7 @@ void service_lastseen_note(void *baton, const char *id)
     apr_thread_mutex_unlock(lastseen->mutex);
 }
 
-static int compare_ids(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* Sorted, so that two nodes lock rows in the same order. */
-static apr_array_header_t *sorted_ids(const noted_t *noted)
+static apr_array_header_t *noted_ids(const noted_t *noted)
 {
     apr_array_header_t *ids =
         apr_array_make(noted->pool, (int)apr_hash_count(noted->ids) + 1, sizeof(const char *));
@@ -104,7 +96,7 @@ static apr_array_header_t *sorted_ids(const noted_t *noted)
     for (apr_hash_index_t *i = apr_hash_first(noted->pool, noted->ids); i; i = apr_hash_next(i)) {
         APR_ARRAY_PUSH(ids, const char *) = apr_hash_this_key(i);
     }
-    qsort(ids->elts, (size_t)ids->nelts, sizeof(const char *), compare_ids);
+    store_sort_ids(ids);
     return ids;
 }
 
@@ -119,8 +111,16 @@ apr_status_t service_lastseen_flush(service_lastseen_t *lastseen)
     noted_t fresh;
     noted_t old;
     apr_array_header_t *ids;
-    apr_status_t status = noted_make(&fresh);
+    apr_status_t status;
+    int empty;
 
+    apr_thread_mutex_lock(lastseen->mutex);
+    empty = apr_hash_count(lastseen->noted.ids) == 0;
+    apr_thread_mutex_unlock(lastseen->mutex);
+    if (empty) {
+        return APR_SUCCESS;
+    }
+    status = noted_make(&fresh);
     if (status != APR_SUCCESS) {
         return status;
     }
@@ -129,10 +129,8 @@ apr_status_t service_lastseen_flush(service_lastseen_t *lastseen)
     lastseen->noted = fresh;
     apr_thread_mutex_unlock(lastseen->mutex);
 
-    ids = sorted_ids(&old);
-    if (ids->nelts > 0) {
-        status = store_write(lastseen->store, flush_work, ids, old.pool);
-    }
+    ids = noted_ids(&old);
+    status = store_write(lastseen->store, flush_work, ids, old.pool);
     apr_thread_mutex_lock(lastseen->mutex);
     if (status == APR_SUCCESS) {
         lastseen->full = 0;

@@ -5,8 +5,8 @@
  * drivers, so that nobody else has to know them; knows no table.
  *
  * - A connection has its own allocator, prepares a statement at its first use, and is thrown away
- *   as soon as anything on it fails: drivers reset connections in ways that lose statements. All
- *   connections opened before that failure go with it, since a restarted server broke them all.
+ *   as soon as anything on it fails: drivers reset connections in ways that lose statements. If it
+ *   is dead, all that were opened before go with it, since a restarted server broke them all.
  * - Transactions are plain BEGIN, COMMIT and ROLLBACK: the drivers' own commit on an early return
  *   and crash on a dead connection.
  * - Results are read with random access, rows counted from 1, and copied: the only way that tells
@@ -23,7 +23,6 @@
 
 #include "mdm_log.h"
 
-#define BUSY_RETRIES 20
 #define BUSY_PAUSE apr_time_from_msec(10)
 
 static const int list_sizes[] = {1, 32, DBD_LIST_MAX};
@@ -34,7 +33,6 @@ struct store_t {
     store_config_t config;
     const dialect_t *dialect;
     const apr_dbd_driver_t *driver;
-    apr_pool_t *pool;
     apr_reslist_t *connections;
     apr_thread_mutex_t *writer; /* NULL unless the dialect has a single writer */
     apr_uint32_t generation;    /* of connections: older ones are thrown away */
@@ -184,7 +182,6 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     }
     store = apr_pcalloc(pool, sizeof(*store));
     store->config = *config;
-    store->pool = pool;
     store->dialect = dialect_get(config->driver);
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
     if (status == APR_SUCCESS && store->dialect->single_writer) {
@@ -484,6 +481,15 @@ static outcome_t attempt_write(store_tx_t *tx, store_work_t *work, void *baton,
     return outcome;
 }
 
+/* Whether only a statement failed, and not the connection and with it, likely, all others. */
+static int is_alive(store_tx_t *tx)
+{
+    int rows = 0;
+
+    apr_dbd_query(tx->store->driver, tx->handle, &rows, "ROLLBACK"); /* no transaction is fine */
+    return drain(tx, "SELECT 1") == 0;
+}
+
 static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int writes,
                          apr_status_t *status, apr_pool_t *pool)
 {
@@ -497,7 +503,9 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
     outcome = writes ? attempt_write(tx, work, baton, status, pool)
                      : attempt_read(tx, work, baton, status, pool);
     if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
-        apr_atomic_inc32(&store->generation);
+        if (!is_alive(tx)) {
+            apr_atomic_inc32(&store->generation);
+        }
         release(tx, 0);
     } else {
         release(tx, 1);
@@ -523,11 +531,14 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
                         apr_pool_t *pool)
 {
     int broken = 0;
+    int busy = 0;
+    apr_time_t end;
 
     if (store == NULL) {
         return MDM_EUNAVAILABLE;
     }
-    for (int busy = 0; busy <= BUSY_RETRIES;) {
+    end = apr_time_now() + store->config.wait;
+    while (busy == 0 || apr_time_now() < end) {
         apr_status_t status;
         outcome_t outcome;
 

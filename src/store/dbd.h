@@ -15,6 +15,9 @@
 /** Sizes of the statements over a list of ids; a shorter list is filled up with its last id. */
 #define DBD_LIST_MAX 512
 
+/** A statement's arguments, as dbd_exec() and dbd_load() take them. */
+#define DBD_ARGS(...) ((const char *[]){__VA_ARGS__})
+
 /** Run a prepared statement that returns no rows.
  *
  * @param args      one per placeholder, NULL for NULL; a blob takes four: bytes, length in

@@ -6,19 +6,18 @@
 
 #include "dbd.h"
 
-#define ARGS(...) ((const char *[]){__VA_ARGS__})
-
 apr_status_t store_command_add(store_tx_t *tx, const mdm_command_t *command, apr_pool_t *pool)
 {
     const char *same = NULL;
     int affected = 0;
-    apr_status_t status = dbd_exec(
-        tx, STMT_COMMAND_ADD, ARGS(command->uuid, command->request_type, command->raw), &affected);
+    apr_status_t status =
+        dbd_exec(tx, STMT_COMMAND_ADD, DBD_ARGS(command->uuid, command->request_type, command->raw),
+                 &affected);
 
     if (status != APR_SUCCESS || affected > 0) {
         return status;
     }
-    status = dbd_load(tx, STMT_COMMAND_SAME, ARGS(command->raw, command->uuid), 1, &same, pool);
+    status = dbd_load(tx, STMT_COMMAND_SAME, DBD_ARGS(command->raw, command->uuid), 1, &same, pool);
     if (status != APR_SUCCESS) {
         return status;
     }
@@ -38,17 +37,17 @@ apr_status_t store_result_add(store_tx_t *tx, const mdm_message_t *report)
     int affected = 0;
     apr_status_t status =
         dbd_exec(tx, not_now ? STMT_RESULT_NOT_NOW : STMT_RESULT_ADD,
-                 ARGS(report->status, report->raw, id, report->command_uuid), &affected);
+                 DBD_ARGS(report->status, report->raw, id, report->command_uuid), &affected);
 
     if (status != APR_SUCCESS) {
         return status;
     }
     if (affected == 0) {
         /* Not queued; or a NotNow behind a final result, which stays. */
-        return dbd_load(tx, STMT_QUEUE_LOAD, ARGS(id, report->command_uuid), 0, NULL, NULL);
+        return dbd_load(tx, STMT_QUEUE_LOAD, DBD_ARGS(id, report->command_uuid), 0, NULL, NULL);
     }
     return not_now ? APR_SUCCESS
-                   : dbd_exec(tx, STMT_QUEUE_FINISH, ARGS(id, report->command_uuid), NULL);
+                   : dbd_exec(tx, STMT_QUEUE_FINISH, DBD_ARGS(id, report->command_uuid), NULL);
 }
 
 apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrollment,
@@ -58,7 +57,7 @@ apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrol
     const char *row[2] = {NULL, NULL};
     apr_status_t status =
         dbd_load(tx, skip_not_now ? STMT_QUEUE_LOAD_NEXT_NOT_NOW : STMT_QUEUE_LOAD_NEXT,
-                 ARGS(enrollment->device_id, sha256, enrollment->id), 2, row, pool);
+                 DBD_ARGS(enrollment->device_id, sha256, enrollment->id), 2, row, pool);
 
     if (status != APR_SUCCESS) {
         return status == APR_ENOENT ? MDM_EUNAVAILABLE : status; /* it always has one row */
@@ -72,7 +71,7 @@ apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const 
                                 apr_size_t *raw_len, apr_pool_t *pool)
 {
     const char *text = NULL;
-    apr_status_t status = dbd_load(tx, STMT_COMMAND_LOAD, ARGS(command_uuid), 1, &text, pool);
+    apr_status_t status = dbd_load(tx, STMT_COMMAND_LOAD, DBD_ARGS(command_uuid), 1, &text, pool);
 
     if (status == APR_SUCCESS && text == NULL) {
         status = APR_ENOENT;

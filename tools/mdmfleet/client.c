@@ -212,11 +212,13 @@ static int transient(CURLcode code, long http)
     return code != CURLE_OK || http == 408 || http == 429 || http >= 500;
 }
 
-/* The first line of an error reply. */
+/* What an error reply says: the title of a page, else its first line. */
 static const char *excerpt(const fleet_reply_t *reply, apr_pool_t *pool)
 {
-    size_t n = strcspn(reply->body, "\r\n");
-    return apr_pstrndup(pool, reply->body, n < 120 ? n : 120);
+    const char *title = strstr(reply->body, "<title>");
+    const char *text = title ? title + 7 : reply->body;
+    size_t n = strcspn(text, title ? "<\r\n" : "\r\n");
+    return apr_pstrndup(pool, text, n < 120 ? n : 120);
 }
 
 static void back_off(int attempt)

@@ -151,6 +151,13 @@ static void write_certificate(const char *path, X509 *x509)
     close_file(file, path);
 }
 
+static void copy_certificate(const char *to, const char *from)
+{
+    X509 *x509 = read_certificate(from);
+    write_certificate(to, x509);
+    X509_free(x509);
+}
+
 /* ---- authority and certificates ----------------------------------------------------------- */
 
 static EVP_PKEY *make_key(const char *type)
@@ -229,7 +236,7 @@ static void open_authority(fleet_t *fleet, const fleet_options_t *opt, X509 **ca
     if (opt->ca_cert) {
         key_path = opt->ca_key;
         if (!exists(cert_path))
-            write_certificate(cert_path, read_certificate(opt->ca_cert));
+            copy_certificate(cert_path, opt->ca_cert);
         cert_path = opt->ca_cert;
     } else if (!exists(key_path)) {
         if (exists(cert_path))
@@ -494,6 +501,18 @@ static void lock_directory(fleet_t *fleet)
         fleet_die("another mdmfleet is running with %s", fleet->dir);
 }
 
+static apr_status_t release(void *baton)
+{
+    fleet_t *fleet = baton;
+    for (int i = 0; i < fleet->keys->nelts; i++)
+        EVP_PKEY_free(APR_ARRAY_IDX(fleet->keys, i, EVP_PKEY *));
+    for (int i = 0; i < fleet->devices->nelts; i++) {
+        free(fleet_device(fleet, i)->answered.items);
+        free(fleet_device(fleet, i)->not_now.items);
+    }
+    return APR_SUCCESS;
+}
+
 fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *pool)
 {
     fleet_t *fleet = apr_pcalloc(pool, sizeof(*fleet));
@@ -502,6 +521,7 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
     fleet->keys = apr_array_make(pool, 16, sizeof(EVP_PKEY *));
     fleet->devices =
         apr_array_make(pool, opt->devices ? opt->devices : 1000, sizeof(fleet_device_t));
+    apr_pool_cleanup_register(pool, fleet, release, apr_pool_cleanup_null);
     if (opt->devices > MAX_DEVICES)
         fleet_die("at most %d devices", MAX_DEVICES);
     if (make && mkdir(fleet->dir, 0700) != 0 && errno != EEXIST)

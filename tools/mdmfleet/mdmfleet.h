@@ -124,7 +124,8 @@ fleet_device_t *fleet_device(const fleet_t *fleet, int index);
 /* How many devices this run works with. */
 int fleet_count(const fleet_t *fleet, const fleet_options_t *opt);
 
-/* ---- what devices say (messages.c) ------------------------------------------------------------ */
+/* ---- what devices say (messages.c) ------------------------------------------------------------
+ */
 
 typedef enum {
     FLEET_AUTHENTICATE,
@@ -199,7 +200,8 @@ int fleet_client_api(fleet_client_t *client, const char *url, const char *body,
                      fleet_reply_t *reply, apr_pool_t *pool);
 void fleet_client_destroy(fleet_client_t *client);
 
-/* ---- what the tool does (run.c, presign.c) ------------------------------------------------------------ */
+/* ---- what the tool does (run.c, presign.c)
+ * ------------------------------------------------------------ */
 
 /* Failures are counted in stats. */
 void fleet_enroll(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *stats);

@@ -290,11 +290,10 @@ static void watch(run_t *run)
         pthread_mutex_lock(&run->mutex);
         finished = (run->finished || fleet_stop) && run->active == 0;
         if (!run->opt->quiet && !finished && ++ticks % (terminal ? 100 : 1000) == 0)
-            fprintf(stderr, "%smdmfleet: %s %d of %d%s, %llu requests, %llu errors%s",
-                    terminal ? "\r" : "", run->verb, run->next - run->active, run->n,
-                    run->round ? apr_psprintf(run->fleet->pool, ", round %d", run->round + 1) : "",
-                    (unsigned long long)progress.requests, (unsigned long long)progress.errors,
-                    terminal ? "   " : "\n");
+            fprintf(stderr, "%smdmfleet: round %d, %s %d of %d, %llu requests, %llu errors%s",
+                    terminal ? "\r" : "", run->round + 1, run->verb, run->next - run->active,
+                    run->n, (unsigned long long)progress.requests,
+                    (unsigned long long)progress.errors, terminal ? "   " : "\n");
         pthread_mutex_unlock(&run->mutex);
     }
     if (terminal && !run->opt->quiet && ticks >= 100)

@@ -50,7 +50,8 @@ struct fleet_stats_t {
 fleet_stats_t *fleet_stats_create(apr_pool_t *pool)
 {
     fleet_stats_t *stats = apr_pcalloc(pool, sizeof(*stats));
-    stats->pool = pool;
+    /* Of its own: any thread allocates from it, with the mutex held. */
+    apr_pool_create(&stats->pool, pool);
     pthread_mutex_init(&stats->mutex, NULL);
     return stats;
 }
