@@ -63,44 +63,63 @@ static int drain(store_tx_t *tx, const char *sql)
     return apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
 }
 
-static apr_status_t connection_open(void **resource, void *params, apr_pool_t *unused)
+/* A setting may need a lock, which another process has for a moment. */
+static int set(store_tx_t *tx, const char *setting)
 {
-    store_t *store = params;
+    const store_t *store = tx->store;
+    apr_time_t end = apr_time_now() + store->config.wait;
+    int code = drain(tx, setting);
+
+    while (code != 0 && code == store->dialect->busy && apr_time_now() < end) {
+        apr_sleep(BUSY_PAUSE);
+        code = drain(tx, setting);
+    }
+    return code;
+}
+
+/* The list holds its lock while it makes a resource: so this only makes room for a connection, and
+ * connecting, which may take seconds, comes after. */
+static apr_status_t connection_make(void **resource, void *params, apr_pool_t *unused)
+{
     apr_pool_t *pool = NULL;
     store_tx_t *tx;
-    const char *reason = NULL;
-    const char *const *setting;
+    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
 
     (void)unused; /* not safe for subpools from several threads */
-    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
     if (status != APR_SUCCESS) {
         return status;
     }
     tx = apr_pcalloc(pool, sizeof(*tx));
-    tx->store = store;
+    tx->store = params;
     tx->pool = pool;
-    tx->generation = apr_atomic_read32(&store->generation);
+    tx->generation = apr_atomic_read32(&tx->store->generation);
     apr_pool_create(&tx->scratch, pool);
+    *resource = tx;
+    return APR_SUCCESS;
+}
 
-    status = apr_dbd_open_ex(store->driver, pool, store->config.params, &tx->handle, &reason);
-    if (status != APR_SUCCESS) {
+static apr_status_t connect_to_database(store_tx_t *tx)
+{
+    const store_t *store = tx->store;
+    const char *reason = NULL;
+    apr_dbd_t *handle = NULL;
+
+    if (apr_dbd_open_ex(store->driver, tx->pool, store->config.params, &handle, &reason) !=
+        APR_SUCCESS) {
         mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
                 reason ? reason : "no reason given");
-        apr_pool_destroy(pool);
         return MDM_EUNAVAILABLE;
     }
-    for (setting = store->dialect->settings; *setting != NULL; setting++) {
-        int code = drain(tx, *setting);
+    tx->handle = handle;
+    for (const char *const *setting = store->dialect->settings; *setting != NULL; setting++) {
+        int code = set(tx, *setting);
 
         if (code != 0) {
             mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
-                    *setting, apr_dbd_error(store->driver, tx->handle, code));
-            apr_dbd_close(store->driver, tx->handle);
-            apr_pool_destroy(pool);
+                    *setting, apr_dbd_error(store->driver, handle, code));
             return MDM_EUNAVAILABLE;
         }
     }
-    *resource = tx;
     return APR_SUCCESS;
 }
 
@@ -110,7 +129,9 @@ static apr_status_t connection_close(void *resource, void *params, apr_pool_t *u
 
     (void)unused;
     (void)params;
-    apr_dbd_close(tx->store->driver, tx->handle);
+    if (tx->handle != NULL) {
+        apr_dbd_close(tx->store->driver, tx->handle);
+    }
     apr_pool_destroy(tx->pool);
     return APR_SUCCESS;
 }
@@ -130,12 +151,18 @@ static apr_status_t acquire(store_tx_t **out, store_t *store)
             }
             return MDM_EUNAVAILABLE;
         }
-        if (tx->generation == apr_atomic_read32(&store->generation)) {
+        if (tx->handle == NULL) {
+            status = connect_to_database(tx);
+        }
+        if (status == APR_SUCCESS && tx->generation == apr_atomic_read32(&store->generation)) {
             tx->code = 0;
             *out = tx;
             return APR_SUCCESS;
         }
         apr_reslist_invalidate(store->connections, tx);
+        if (status != APR_SUCCESS) {
+            return status;
+        }
     }
 }
 
@@ -190,7 +217,7 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     if (status == APR_SUCCESS) {
         /* Kept connections beyond 0 are closed once they idled: that is what "smax" means. */
         status = apr_reslist_create(&store->connections, 0, 0, config->max, config->idle,
-                                    connection_open, connection_close, store, pool);
+                                    connection_make, connection_close, store, pool);
     }
     if (status != APR_SUCCESS) {
         *why = "out of memory or locks";
@@ -232,7 +259,7 @@ static apr_status_t failed(store_tx_t *tx, int code, const char *what)
 {
     if (tx->code == 0) {
         tx->code = code;
-        mdm_log(code == tx->store->dialect->busy ? MDM_LOG_DEBUG : MDM_LOG_ERR, 0,
+        mdm_log(code == tx->store->dialect->busy ? MDM_LOG_DEBUG : MDM_LOG_WARNING, 0,
                 "database: %s failed with code %d: %s", what, code,
                 apr_dbd_error(tx->store->driver, tx->handle, code));
     }
@@ -559,6 +586,7 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
             busy++;
             apr_sleep(BUSY_PAUSE);
         } else if (outcome == ATTEMPT_UNKNOWN || broken++) {
+            mdm_log(MDM_LOG_ERR, 0, "the database failed; the warnings before this say how");
             return MDM_EUNAVAILABLE;
         }
     }
