@@ -22,7 +22,7 @@ typedef struct store_t store_t;
 typedef struct store_tx_t store_tx_t;
 
 typedef struct store_config_t {
-    const char *driver;       /* an apr_dbd driver: sqlite3 */
+    const char *driver;       /* an apr_dbd driver: sqlite3, pgsql, mysql */
     const char *params;       /* its parameters; for sqlite3 the file */
     const char *prefix;       /* of every table, view and index; "" for none */
     int max;                  /* most connections */
@@ -76,6 +76,10 @@ apr_status_t store_association_load(store_tx_t *tx, const char *id, const char *
 /** @return APR_ENOENT if no id has this certificate */
 apr_status_t store_association_load_by_certificate(store_tx_t *tx, const char *sha256,
                                                    const char **id, apr_pool_t *pool);
+/** As store_association_load_by_certificate(), but no other transaction can associate the
+ * certificate before this one ends. */
+apr_status_t store_association_claim(store_tx_t *tx, const char *sha256, const char **id,
+                                     apr_pool_t *pool);
 /** @return APR_ENOENT if this id has no certificate */
 apr_status_t store_association_load_by_id(store_tx_t *tx, const char *id);
 apr_status_t store_association_add(store_tx_t *tx, const char *id, const char *sha256);
@@ -92,7 +96,8 @@ apr_status_t store_device_authenticate(store_tx_t *tx, const mdm_message_t *mess
 apr_status_t store_device_clear_queue(store_tx_t *tx, const char *device_id);
 /** Disable the enrollments of a device and of its user channels. */
 apr_status_t store_device_disable(store_tx_t *tx, const char *device_id);
-apr_status_t store_device_token_update(store_tx_t *tx, const mdm_message_t *message);
+apr_status_t store_device_token_update(store_tx_t *tx, const mdm_message_t *message,
+                                       apr_pool_t *pool);
 /** Store the token, or clear it if base64 is NULL. @return APR_ENOENT if there is no such device */
 apr_status_t store_device_bootstrap_token(store_tx_t *tx, const char *id, const char *base64);
 /** @return APR_ENOENT if none is stored */

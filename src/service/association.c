@@ -10,7 +10,7 @@ static apr_status_t take(store_tx_t *tx, const char *device_id, const trust_cert
                          apr_pool_t *pool)
 {
     const char *owner;
-    apr_status_t status = store_association_load_by_certificate(tx, cert->sha256, &owner, pool);
+    apr_status_t status = store_association_claim(tx, cert->sha256, &owner, pool);
 
     if (status == APR_SUCCESS) {
         return MDM_EREFUSED;

@@ -50,13 +50,13 @@ static apr_status_t token_update(store_tx_t *tx, checkin_t *checkin, apr_pool_t 
     const mdm_message_t *message = checkin->message;
     apr_status_t status = store_device_load(tx, message->enrollment.device_id);
 
-    (void)pool;
     if (status == APR_ENOENT) {
         return no_device(checkin);
     }
     if (status == APR_SUCCESS) {
-        status = message->enrollment.parent_id == NULL ? store_device_token_update(tx, message)
-                                                       : store_user_token_update(tx, message);
+        status = message->enrollment.parent_id == NULL
+                     ? store_device_token_update(tx, message, pool)
+                     : store_user_token_update(tx, message);
     }
     if (status == APR_SUCCESS) {
         status = store_enrollment_token_update(tx, message);

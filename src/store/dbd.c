@@ -46,11 +46,17 @@ struct store_tx_t {
     apr_dbd_prepared_t *prepared[PREPARED_COUNT];
     apr_uint32_t generation;
     int code; /* the driver's code of the first failure, 0 while all is well */
+    int busy; /* that failure means: try again */
 };
 
-const dialect_t *dbd_dialect(const store_t *store)
+const dialect_t *dbd_dialect(const store_tx_t *tx)
 {
-    return store->dialect;
+    return tx->store->dialect;
+}
+
+int dbd_has(const store_tx_t *tx, statement_t statement)
+{
+    return dialect_statement(tx->store->dialect, statement) != NULL;
 }
 
 /* -- Connections -------------------------------------------------------------------------- */
@@ -68,13 +74,19 @@ static int set(store_tx_t *tx, const char *setting)
 {
     const store_t *store = tx->store;
     apr_time_t end = apr_time_now() + store->config.wait;
-    int code = drain(tx, setting);
 
-    while (code != 0 && code == store->dialect->busy && apr_time_now() < end) {
+    for (;;) {
+        int rows = 0;
+        int code = store->dialect->settings_return_rows
+                       ? drain(tx, setting)
+                       : apr_dbd_query(store->driver, tx->handle, &rows, setting);
+
+        if (code == 0 || apr_time_now() >= end ||
+            !store->dialect->is_busy(code, apr_dbd_error(store->driver, tx->handle, code))) {
+            return code;
+        }
         apr_sleep(BUSY_PAUSE);
-        code = drain(tx, setting);
     }
-    return code;
 }
 
 /* The list holds its lock while it makes a resource: so this only makes room for a connection, and
@@ -111,7 +123,8 @@ static apr_status_t connect_to_database(store_tx_t *tx)
         return MDM_EUNAVAILABLE;
     }
     tx->handle = handle;
-    for (const char *const *setting = store->dialect->settings; *setting != NULL; setting++) {
+    for (const char *const *setting = store->dialect->settings; setting != NULL && *setting != NULL;
+         setting++) {
         int code = set(tx, *setting);
 
         if (code != 0) {
@@ -156,6 +169,7 @@ static apr_status_t acquire(store_tx_t **out, store_t *store)
         }
         if (status == APR_SUCCESS && tx->generation == apr_atomic_read32(&store->generation)) {
             tx->code = 0;
+            tx->busy = 0;
             *out = tx;
             return APR_SUCCESS;
         }
@@ -184,7 +198,8 @@ apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t
     const dialect_t *dialect = dialect_get(driver);
 
     if (dialect == NULL) {
-        *why = apr_psprintf(pool, "unknown database driver \"%s\": use sqlite3", driver);
+        *why = apr_psprintf(pool, "unknown database driver \"%s\": use sqlite3, pgsql or mysql",
+                            driver);
         return MDM_EINPUT;
     }
     if (apr_dbd_init(pool) != APR_SUCCESS ||
@@ -210,6 +225,10 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     store = apr_pcalloc(pool, sizeof(*store));
     store->config = *config;
     store->dialect = dialect_get(config->driver);
+    if (store->dialect->reconnects) {
+        /* Reconnecting loses prepared statements, and a transaction that had begun. */
+        store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0", NULL);
+    }
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
     if (status == APR_SUCCESS && store->dialect->single_writer) {
         status = apr_thread_mutex_create(&store->writer, APR_THREAD_MUTEX_TIMED, pool);
@@ -258,10 +277,13 @@ static const char *expand(const char *sql, const char *prefix, int ids, apr_pool
 static apr_status_t failed(store_tx_t *tx, int code, const char *what)
 {
     if (tx->code == 0) {
+        const char *reason = apr_dbd_error(tx->store->driver, tx->handle, code);
+
         tx->code = code;
-        mdm_log(code == tx->store->dialect->busy ? MDM_LOG_DEBUG : MDM_LOG_WARNING, 0,
-                "database: %s failed with code %d: %s", what, code,
-                apr_dbd_error(tx->store->driver, tx->handle, code));
+        tx->busy = tx->store->dialect->is_busy(code, reason);
+        mdm_log(tx->busy ? MDM_LOG_DEBUG : MDM_LOG_WARNING, 0,
+                "database: %s failed with code %d: %.*s", what, code,
+                reason ? (int)strcspn(reason, "\n") : 0, reason ? reason : "");
     }
     return MDM_EUNAVAILABLE;
 }
@@ -375,6 +397,37 @@ apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, 
     return APR_SUCCESS;
 }
 
+apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg,
+                           const char **value, apr_pool_t *pool)
+{
+    const store_t *store = tx->store;
+    apr_dbd_results_t *results = NULL;
+    apr_dbd_row_t *row;
+    const char *sql;
+    const char *place;
+    int code;
+
+    if (!store->dialect->truncates) {
+        return dbd_load(tx, statement, &arg, 1, value, pool);
+    }
+    apr_pool_clear(tx->scratch);
+    sql =
+        expand(dialect_statement(store->dialect, statement), store->config.prefix, 0, tx->scratch);
+    place = strstr(sql, "%s");
+    sql = apr_pstrcat(tx->scratch, apr_pstrmemdup(tx->scratch, sql, (apr_size_t)(place - sql)), "'",
+                      apr_dbd_escape(store->driver, tx->scratch, arg, tx->handle), "'", place + 2,
+                      NULL);
+    code = apr_dbd_select(store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    if (code != 0) {
+        return failed(tx, code, "a select");
+    }
+    if (!get_row(tx, results, &row, 1)) {
+        return APR_ENOENT;
+    }
+    *value = get_value(tx, row, 0, pool);
+    return APR_SUCCESS;
+}
+
 static apr_status_t list_turn(store_tx_t *tx, statement_t statement, int size, const char **args,
                               apr_array_header_t *found, apr_pool_t *pool)
 {
@@ -469,9 +522,7 @@ static int transaction_statement(store_tx_t *tx, const char *sql, const char *wh
 
 static outcome_t outcome_of_failure(const store_tx_t *tx)
 {
-    const dialect_t *dialect = tx->store->dialect;
-
-    return dialect->busy != 0 && tx->code == dialect->busy ? ATTEMPT_BUSY : ATTEMPT_BROKEN;
+    return tx->busy ? ATTEMPT_BUSY : ATTEMPT_BROKEN;
 }
 
 static outcome_t attempt_read(store_tx_t *tx, store_work_t *work, void *baton, apr_status_t *status,

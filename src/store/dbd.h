@@ -35,6 +35,14 @@ apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, 
 apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, int columns,
                       const char **values, apr_pool_t *pool);
 
+/** Run a select with one argument for the first column of at most one row, which may be as large as
+ * the database gives: not every driver can with a prepared one.
+ *
+ * @return APR_ENOENT if there is no row, MDM_EUNAVAILABLE
+ */
+apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg,
+                           const char **value, apr_pool_t *pool);
+
 /** Run a statement over a list of ids, in as many turns as its size needs. If it is a select, its
  * first column is appended to found, as const char * in the pool.
  *
@@ -50,6 +58,8 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql);
  * @return APR_EGENERAL if the database refuses it, with its reason in *why */
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool);
 
-const dialect_t *dbd_dialect(const store_t *store);
+const dialect_t *dbd_dialect(const store_tx_t *tx);
+/** Whether the dialect has this statement. */
+int dbd_has(const store_tx_t *tx, statement_t statement);
 
 #endif

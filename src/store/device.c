@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* Devices, users, enrollments and certificate associations, as rows. */
+#include <apr_escape.h>
 #include <apr_strings.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,19 @@ apr_status_t store_association_load_by_certificate(store_tx_t *tx, const char *s
                                                    const char **id, apr_pool_t *pool)
 {
     return dbd_load(tx, STMT_ASSOCIATION_LOAD_BY_CERTIFICATE, DBD_ARGS(sha256), 1, id, pool);
+}
+
+apr_status_t store_association_claim(store_tx_t *tx, const char *sha256, const char **id,
+                                     apr_pool_t *pool)
+{
+    apr_status_t status = APR_SUCCESS;
+
+    if (dbd_has(tx, STMT_ASSOCIATION_LOCK)) {
+        status = dbd_load(tx, STMT_ASSOCIATION_LOCK, DBD_ARGS(sha256), 0, NULL, NULL);
+    }
+    return status == APR_SUCCESS
+               ? dbd_load(tx, STMT_ASSOCIATION_CLAIM, DBD_ARGS(sha256), 1, id, pool)
+               : status;
 }
 
 apr_status_t store_association_load_by_id(store_tx_t *tx, const char *id)
@@ -53,19 +67,32 @@ apr_status_t store_device_disable(store_tx_t *tx, const char *device_id)
     return dbd_exec(tx, STMT_DEVICE_DISABLE, DBD_ARGS(device_id), NULL);
 }
 
-apr_status_t store_device_token_update(store_tx_t *tx, const mdm_message_t *message)
+static apr_status_t add_unlock_token(store_tx_t *tx, const mdm_message_t *message, apr_pool_t *pool)
 {
     const char *id = message->enrollment.device_id;
-    char length[24];
+    const char *length;
+
+    if (dbd_dialect(tx)->unlock_token_as_hex) {
+        const char *hex =
+            apr_pescape_hex(pool, message->unlock_token, message->unlock_token_len, 0);
+
+        return dbd_exec(tx, STMT_DEVICE_UNLOCK_TOKEN, DBD_ARGS(hex, id), NULL);
+    }
+    length = apr_psprintf(pool, "%" APR_SIZE_T_FMT, message->unlock_token_len);
+    return dbd_exec(
+        tx, STMT_DEVICE_UNLOCK_TOKEN,
+        DBD_ARGS((const char *)message->unlock_token, length, "devices", "unlock_token", id), NULL);
+}
+
+apr_status_t store_device_token_update(store_tx_t *tx, const mdm_message_t *message,
+                                       apr_pool_t *pool)
+{
+    const char *id = message->enrollment.device_id;
     apr_status_t status = dbd_exec(tx, STMT_DEVICE_TOKEN_UPDATE, DBD_ARGS(message->raw, id), NULL);
 
     /* A statement of its own: a NULL blob would shift the arguments behind it. */
     if (status == APR_SUCCESS && message->unlock_token != NULL) {
-        apr_snprintf(length, sizeof(length), "%" APR_SIZE_T_FMT, message->unlock_token_len);
-        status = dbd_exec(
-            tx, STMT_DEVICE_UNLOCK_TOKEN,
-            DBD_ARGS((const char *)message->unlock_token, length, "devices", "unlock_token", id),
-            NULL);
+        status = add_unlock_token(tx, message, pool);
     }
     return status;
 }
@@ -84,7 +111,7 @@ apr_status_t store_device_bootstrap_token(store_tx_t *tx, const char *id, const 
 apr_status_t store_device_load_bootstrap_token(store_tx_t *tx, const char *id, const char **base64,
                                                apr_pool_t *pool)
 {
-    return dbd_load(tx, STMT_DEVICE_BOOTSTRAP_LOAD, DBD_ARGS(id), 1, base64, pool);
+    return dbd_load_text(tx, STMT_DEVICE_BOOTSTRAP_LOAD, id, base64, pool);
 }
 
 apr_status_t store_user_token_update(store_tx_t *tx, const mdm_message_t *message)

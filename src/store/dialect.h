@@ -10,6 +10,8 @@
 typedef enum {
     STMT_ASSOCIATION_LOAD,
     STMT_ASSOCIATION_LOAD_BY_CERTIFICATE,
+    STMT_ASSOCIATION_LOCK, /* NULL where STMT_ASSOCIATION_CLAIM itself, or BEGIN, locks */
+    STMT_ASSOCIATION_CLAIM,
     STMT_ASSOCIATION_LOAD_BY_ID,
     STMT_ASSOCIATION_ADD,
     STMT_DEVICE_LOAD,
@@ -49,11 +51,16 @@ typedef struct dialect_t {
     const char *package; /* Debian's package of the driver */
     /* those that differ from the standard ones; NULL for the others */
     const char *statements[STMT_COUNT];
-    const char *const *settings; /* selects run on each new connection; NULL ends */
+    const char *const *settings; /* run on each new connection; NULL ends, and may be all */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
     int single_writer;  /* one write transaction at a time per process: see dbd.c */
-    int busy;           /* the driver's code for "try again", 0 if it cannot tell */
+    /* whether this failure means "try the transaction again": busy, a deadlock */
+    int (*is_busy)(int code, const char *reason);
+    int settings_return_rows; /* and are run as selects */
+    int unlock_token_as_hex;  /* in place of a blob */
+    int truncates;            /* the driver cuts large columns of prepared selects */
+    int reconnects;           /* the driver does so behind one's back unless told not to */
 } dialect_t;
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */
@@ -65,6 +72,16 @@ extern const char *const dialect_tables[];
 /** The dialect of an apr_dbd driver, or NULL. */
 const dialect_t *dialect_get(const char *driver);
 
+/** The command to hand out next: see store_queue_load_next(). */
+#define DIALECT_NEXT_COMMAND(condition, order)                                                     \
+    "SELECT CASE WHEN EXISTS (SELECT 1 FROM {p}cert_auth_associations"                             \
+    "                         WHERE id = %s AND sha256 = %s) THEN 1 ELSE 0 END,"                   \
+    " (SELECT q.command_uuid FROM {p}enrollment_queue AS q"                                        \
+    "  LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"       \
+    "  WHERE q.id = %s AND q.active = TRUE AND " condition "  ORDER BY " order " LIMIT 1)"
+
 extern const dialect_t dialect_sqlite3;
+extern const dialect_t dialect_pgsql;
+extern const dialect_t dialect_mysql;
 
 #endif

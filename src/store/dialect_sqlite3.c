@@ -10,13 +10,7 @@
 
 /* Ordered by the row id behind the time of arrival: exact within a second, and when the clock
  * steps back. */
-#define NEXT_COMMAND(condition)                                                                    \
-    "SELECT CASE WHEN EXISTS (SELECT 1 FROM {p}cert_auth_associations"                             \
-    "                         WHERE id = %s AND sha256 = %s) THEN 1 ELSE 0 END,"                   \
-    " (SELECT q.command_uuid FROM {p}enrollment_queue AS q"                                        \
-    "  LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"       \
-    "  WHERE q.id = %s AND q.active = TRUE AND " condition                                         \
-    "  ORDER BY q.priority DESC, q.rowid LIMIT 1)"
+#define ORDER "q.priority DESC, q.rowid"
 
 static const char *const settings[] = {
     "PRAGMA busy_timeout = 50",
@@ -26,20 +20,28 @@ static const char *const settings[] = {
     NULL,
 };
 
+static int is_busy(int code, const char *reason)
+{
+    (void)reason;
+    return code == 5; /* SQLITE_BUSY */
+}
+
 const dialect_t dialect_sqlite3 = {
     .driver = "sqlite3",
     .package = "libaprutil1-dbd-sqlite3",
     .settings = settings,
+    .settings_return_rows = 1,
     .begin = "BEGIN IMMEDIATE",
     .schema = schema_sqlite3_sql,
     .single_writer = 1,
-    .busy = 5, /* SQLITE_BUSY */
+    .is_busy = is_busy,
     .statements =
         {
             [STMT_DEVICE_UNLOCK_TOKEN] =
                 "UPDATE {p}devices SET unlock_token = %pDb, unlock_token_at = CURRENT_TIMESTAMP"
                 " WHERE id = %s",
-            [STMT_QUEUE_LOAD_NEXT] = NEXT_COMMAND("(r.status IS NULL OR r.status = 'NotNow')"),
-            [STMT_QUEUE_LOAD_NEXT_NOT_NOW] = NEXT_COMMAND("r.status IS NULL"),
+            [STMT_QUEUE_LOAD_NEXT] =
+                DIALECT_NEXT_COMMAND("(r.status IS NULL OR r.status = 'NotNow')", ORDER),
+            [STMT_QUEUE_LOAD_NEXT_NOT_NOW] = DIALECT_NEXT_COMMAND("r.status IS NULL", ORDER),
         },
 };

@@ -42,11 +42,14 @@ const char *const dialect_tables[] = {
     NULL,
 };
 
+#define ORDER "q.priority DESC, q.created_at, q.command_uuid"
+
 static const char *const dialect_standard[STMT_COUNT] = {
     [STMT_ASSOCIATION_LOAD] =
         "SELECT 1 FROM {p}cert_auth_associations WHERE id = %s AND sha256 = %s",
     [STMT_ASSOCIATION_LOAD_BY_CERTIFICATE] =
         "SELECT id FROM {p}cert_auth_associations WHERE sha256 = %s LIMIT 1",
+    [STMT_ASSOCIATION_CLAIM] = "SELECT id FROM {p}cert_auth_associations WHERE sha256 = %s LIMIT 1",
     [STMT_ASSOCIATION_LOAD_BY_ID] = "SELECT 1 FROM {p}cert_auth_associations WHERE id = %s LIMIT 1",
     [STMT_ASSOCIATION_ADD] = "INSERT INTO {p}cert_auth_associations (id, sha256) VALUES (%s, %s)"
                              " ON CONFLICT (id, sha256) DO NOTHING",
@@ -130,6 +133,10 @@ static const char *const dialect_standard[STMT_COUNT] = {
         "UPDATE {p}enrollment_queue SET active = FALSE, updated_at = CURRENT_TIMESTAMP"
         " WHERE id = %s AND command_uuid = %s AND active = TRUE",
     [STMT_QUEUE_LOAD] = "SELECT 1 FROM {p}enrollment_queue WHERE id = %s AND command_uuid = %s",
+    [STMT_QUEUE_LOAD_NEXT] =
+        DIALECT_NEXT_COMMAND("(r.status IS NULL OR r.status = 'NotNow')", ORDER),
+    [STMT_QUEUE_LOAD_NEXT_NOT_NOW] = DIALECT_NEXT_COMMAND("r.status IS NULL", ORDER),
+
     [STMT_RESULT_ADD] = "INSERT INTO {p}command_results (id, command_uuid, status, result)"
                         " SELECT q.id, q.command_uuid, %s, %s FROM {p}enrollment_queue AS q"
                         " WHERE q.id = %s AND q.command_uuid = %s"
@@ -158,5 +165,12 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement)
 
 const dialect_t *dialect_get(const char *driver)
 {
-    return strcmp(driver, dialect_sqlite3.driver) == 0 ? &dialect_sqlite3 : NULL;
+    static const dialect_t *const dialects[] = {&dialect_sqlite3, &dialect_pgsql, &dialect_mysql};
+
+    for (size_t i = 0; i < sizeof(dialects) / sizeof(dialects[0]); i++) {
+        if (strcmp(driver, dialects[i]->driver) == 0) {
+            return dialects[i];
+        }
+    }
+    return NULL;
 }

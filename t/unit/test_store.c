@@ -901,8 +901,7 @@ static apr_status_t token_job(store_tx_t *tx, void *baton, apr_pool_t *out)
 {
     device_t *device = baton;
 
-    (void)out;
-    return store_device_token_update(tx, &device->message);
+    return store_device_token_update(tx, &device->message, out);
 }
 
 static apr_status_t bootstrap_set_job(store_tx_t *tx, void *baton, apr_pool_t *out)

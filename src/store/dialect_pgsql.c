@@ -1,0 +1,35 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* What is PostgreSQL's own (11 and later) among the store's statements. */
+#include <stddef.h>
+#include <string.h>
+
+#include "dialect.h"
+#include "schema_pgsql.h"
+
+/* The driver has one code for everything; the server's text tells, where it is in English. Where it
+ * is not, such a failure is met like a lost connection. */
+static int is_busy(int code, const char *reason)
+{
+    (void)code;
+    return reason != NULL && (strstr(reason, "deadlock detected") != NULL ||
+                              strstr(reason, "could not serialize access") != NULL);
+}
+
+const dialect_t dialect_pgsql = {
+    .driver = "pgsql",
+    .package = "libaprutil1-dbd-pgsql",
+    .begin = "BEGIN",
+    .schema = schema_pgsql_sql,
+    .is_busy = is_busy,
+    .unlock_token_as_hex = 1,
+    .statements =
+        {
+            /* Held to the end of the transaction: the second of two claims sees the first. */
+            [STMT_ASSOCIATION_LOCK] =
+                "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext(%s))) AS claim",
+            [STMT_DEVICE_UNLOCK_TOKEN] = "UPDATE {p}devices SET unlock_token = decode(%s, 'hex'),"
+                                         " unlock_token_at = CURRENT_TIMESTAMP WHERE id = %s",
+        },
+};
