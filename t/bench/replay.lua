@@ -72,7 +72,8 @@ function request()
     end
     local text = requests[(offset + turn) % total + 1]
     if options.unique then
-        text = text:gsub("@UNIQUE@", string.format("%04x-%08x-%010x", id, now() % 4294967296, turn), 1)
+        local unique = string.format("%04x-%08x-%010x", id, now() % 4294967296, turn)
+        text = text:gsub("@UNIQUE@", unique, 1)
     end
     return text
 end
