@@ -18,10 +18,10 @@
 #include <apr_dbd.h>
 #include <apr_reslist.h>
 #include <apr_strings.h>
-#include <apr_thread_mutex.h>
 #include <string.h>
 
 #include "mdm_log.h"
+#include "writer.h"
 
 #define BUSY_PAUSE apr_time_from_msec(10)
 
@@ -34,8 +34,8 @@ struct store_t {
     const dialect_t *dialect;
     const apr_dbd_driver_t *driver;
     apr_reslist_t *connections;
-    apr_thread_mutex_t *writer; /* NULL unless the dialect has a single writer */
-    apr_uint32_t generation;    /* of connections: older ones are thrown away */
+    writer_t *writer;        /* NULL unless the dialect has a single writer */
+    apr_uint32_t generation; /* of connections: older ones are thrown away */
 };
 
 struct store_tx_t {
@@ -231,7 +231,7 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     }
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
     if (status == APR_SUCCESS && store->dialect->single_writer) {
-        status = apr_thread_mutex_create(&store->writer, APR_THREAD_MUTEX_TIMED, pool);
+        status = writer_create(&store->writer, config->params, pool);
     }
     if (status == APR_SUCCESS) {
         /* Kept connections beyond 0 are closed once they idled: that is what "smax" means. */
@@ -591,12 +591,9 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
     return outcome;
 }
 
-/* SQLite lets one connection write at a time. Threads that wait for it inside the library do so
- * with a process-wide lock of the driver that the writer needs too, and sleep 100 ms a turn: so
- * they wait here instead. */
 static apr_status_t lock_writer(store_t *store)
 {
-    apr_status_t status = apr_thread_mutex_timedlock(store->writer, store->config.wait);
+    apr_status_t status = writer_lock(store->writer, store->config.wait);
 
     if (status != APR_SUCCESS) {
         mdm_log(MDM_LOG_WARNING, status, "the database did not become free for writing in time");
@@ -628,7 +625,7 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
         }
         outcome = attempt(store, work, baton, writes, &status, pool);
         if (writes && store->writer != NULL) {
-            apr_thread_mutex_unlock(store->writer);
+            writer_unlock(store->writer);
         }
         if (outcome == ATTEMPT_DONE) {
             return status;

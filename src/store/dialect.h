@@ -54,7 +54,7 @@ typedef struct dialect_t {
     const char *const *settings; /* run on each new connection; NULL ends, and may be all */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
-    int single_writer;  /* one write transaction at a time per process: see dbd.c */
+    int single_writer;  /* one write transaction at a time: see writer.c */
     /* whether this failure means "try the transaction again": busy, a deadlock */
     int (*is_busy)(int code, const char *reason);
     int settings_return_rows; /* and are run as selects */
