@@ -11,7 +11,6 @@
 #include <http_request.h>
 #include <jansson.h>
 #include <stdlib.h>
-#include <util_script.h>
 
 /* Until the module can push, an enqueue says so for each id that was to be pushed to. */
 #define NO_PUSH_YET "this version cannot send pushes: the device gets the command when it asks"
@@ -94,12 +93,24 @@ static void split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *poo
 /* Whether the query string has the parameter with a value that is not empty. */
 static int has_parameter(request_rec *r, const char *name)
 {
-    apr_table_t *parameters;
-    const char *value;
+    char *state;
+    char *pair;
 
-    ap_args_to_table(r, &parameters);
-    value = apr_table_get(parameters, name);
-    return value != NULL && *value != '\0';
+    if (r->args == NULL) {
+        return 0;
+    }
+    for (pair = apr_strtok(apr_pstrdup(r->pool, r->args), "&", &state); pair != NULL;
+         pair = apr_strtok(NULL, "&", &state)) {
+        char *value = strchr(pair, '=');
+
+        if (value != NULL && value[1] != '\0') {
+            *value = '\0';
+            if (ap_unescape_urlencoded(pair) == OK && strcmp(pair, name) == 0) {
+                return 1;
+            }
+        }
+    }
+    return 0;
 }
 
 static const char *ids_from_json(enqueue_t *call, json_t *ids, apr_pool_t *pool)

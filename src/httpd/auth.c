@@ -36,7 +36,7 @@ static authn_status check_key(request_rec *r, const char *user, const char *pass
     }
     /* All keys, whichever fits: the time tells nothing. */
     for (int i = 0; i < conf->api_keys->nelts; i++) {
-        const unsigned char *key = (const unsigned char *)conf->api_keys->elts + 32 * i;
+        const unsigned char *key = (const unsigned char *)conf->api_keys->elts + (apr_size_t)32 * i;
 
         found |= CRYPTO_memcmp(key, digest, sizeof(digest)) == 0;
     }

@@ -9,6 +9,7 @@
 
 #include <ap_mpm.h>
 #include <apr_strings.h>
+#include <fcntl.h>
 #include <http_core.h>
 #include <mod_ssl.h>
 #include <mpm_common.h>
@@ -23,6 +24,41 @@ int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
     (void)ptemp;
     nanomdm_uses(pconf, 1);
     return OK;
+}
+
+/* -- Telling ------------------------------------------------------------------------------ */
+
+/* Where the person that starts httpd reads, before httpd turns standard error into its log; -1 if
+ * that is over. */
+static int terminal = -1;
+
+static void keep_terminal(void)
+{
+    if (terminal < 0 && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG &&
+        ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_NORMAL) {
+        terminal = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    }
+}
+
+static void drop_terminal(void)
+{
+    if (terminal >= 0) {
+        close(terminal);
+        terminal = -1;
+    }
+}
+
+/* To the log and, at a start from a terminal, to there. */
+static void tell(server_rec *s, int level, const char *line)
+{
+    struct stat log;
+    struct stat there;
+
+    ap_log_error(APLOG_MARK, APLOG_STARTUP | level, 0, s, "%s", line);
+    if (terminal >= 0 && fstat(terminal, &there) == 0 && fstat(STDERR_FILENO, &log) == 0 &&
+        (there.st_dev != log.st_dev || there.st_ino != log.st_ino)) {
+        dprintf(terminal, "%s\n", line);
+    }
 }
 
 /* -- Access control ----------------------------------------------------------------------- */
@@ -238,6 +274,7 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
     int failed = 0;
 
     (void)plog;
+    keep_terminal();
     nanomdm_config_complete(s);
     nanomdm_log_to(s);
     for (int i = 0; i < uses->nelts; i++) {
@@ -281,19 +318,22 @@ static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *
         status = store_schema_check(store, &why, pool);
     }
     if (status == MDM_ESCHEMA) {
-        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
-                     "the database of NanoMDMDatabase %s %s does not have the tables that are "
-                     "needed (%s): set NanoMDMSchema create once, or name the right database",
-                     conf->db_driver, strcmp(conf->db_driver, "sqlite3") ? "…" : conf->db_params,
-                     why);
+        int is_file = strcmp(conf->db_driver, "sqlite3") == 0; /* others' parameters are secret */
+
+        tell(
+            s, APLOG_ERR,
+            apr_psprintf(pool,
+                         "the database of NanoMDMDatabase %s%s%s does not have the tables that are "
+                         "needed (%s): set NanoMDMSchema create once, or name the right database",
+                         conf->db_driver, is_file ? " " : "", is_file ? conf->db_params : "", why));
         return SCHEMA_WRONG;
     }
     if (status != APR_SUCCESS) {
-        ap_log_error(
-            APLOG_MARK, APLOG_STARTUP | APLOG_WARNING, 0, s,
-            "the database of NanoMDMDatabase %s cannot be used now: requests get 503 until "
-            "it can",
-            conf->db_driver);
+        tell(s, APLOG_WARNING,
+             apr_psprintf(pool,
+                          "the database of NanoMDMDatabase %s cannot be used now: requests get 503 "
+                          "until it can",
+                          conf->db_driver));
         return SCHEMA_UNREACHABLE;
     }
     return SCHEMA_FITS;
@@ -314,10 +354,12 @@ static int schema_in_child(const nanomdm_server_t *conf, server_rec *s, apr_pool
     pid_t pid;
 
     if (is_missing_file(conf)) {
-        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
-                     "the file of NanoMDMDatabase sqlite3 %s does not exist: set NanoMDMSchema "
-                     "create once, or name the right file",
-                     conf->db_params);
+        tell(
+            s, APLOG_ERR,
+            apr_psprintf(pool,
+                         "the file of NanoMDMDatabase sqlite3 %s does not exist: set NanoMDMSchema "
+                         "create once, or name the right file",
+                         conf->db_params));
         return SCHEMA_WRONG;
     }
     pid = fork();
@@ -391,5 +433,6 @@ int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
             return HTTP_INTERNAL_SERVER_ERROR;
         }
     }
+    drop_terminal();
     return OK;
 }

@@ -9,11 +9,14 @@
 #include <ap_mpm.h>
 #include <apr_hash.h>
 #include <apr_strings.h>
+#include <signal.h>
 
 #include "mdm_log.h"
 
-/* How long the end of a child may wait for its background threads. */
+/* How long the end of a child may wait for its background threads. With prefork the wait is inside
+ * a signal handler, which may have interrupted the very transaction that the thread waits for. */
 #define STOP_WAIT apr_time_from_sec(5)
+#define STOP_WAIT_PREFORK apr_time_from_msec(500)
 
 typedef struct child_t {
     apr_pool_t *pool;              /* of stores and threads; not the child's, see child_cleanup() */
@@ -88,7 +91,7 @@ const char *nanomdm_database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
 static apr_status_t child_cleanup(void *data)
 {
     child_t *child = data;
-    apr_time_t end = apr_time_now() + STOP_WAIT;
+    apr_time_t end = apr_time_now() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
     int all = 1;
 
     for (int i = 0; i < child->databases->nelts; i++) {
@@ -118,18 +121,10 @@ static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
 
 static child_t *this_child;
 
-void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
+static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *pchild)
 {
-    child_t *child = apr_pcalloc(pchild, sizeof(*child));
     apr_hash_t *by_key = apr_hash_make(pchild);
 
-    nanomdm_log_to(main_server);
-    if (nanomdm_uses(main_server->process->pconf, 0)->nelts == 0 ||
-        apr_pool_create_unmanaged_ex(&child->pool, NULL, NULL) != APR_SUCCESS) {
-        return;
-    }
-    ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
-    child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
     for (server_rec *s = main_server; s != NULL; s = s->next) {
         nanomdm_server_t *conf = nanomdm_server(s);
         const char *key = nanomdm_database_key(conf, pchild);
@@ -151,8 +146,29 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
         }
         fill_service(conf, database);
     }
+}
+
+void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
+{
+    child_t *child = apr_pcalloc(pchild, sizeof(*child));
+    sigset_t all;
+    sigset_t before;
+
+    nanomdm_log_to(main_server);
+    if (nanomdm_uses(main_server->process->pconf, 0)->nelts == 0 ||
+        apr_pool_create_unmanaged_ex(&child->pool, NULL, NULL) != APR_SUCCESS) {
+        return;
+    }
+    ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
+    child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
+    /* A signal that ends the child at this very moment waits until there is something to clean up:
+     * its handler destroys the pools that are being filled. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    open_databases(child, main_server, pchild);
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that

@@ -283,6 +283,11 @@ static const char *note_require(cmd_parms *cmd, void *dirv, const char *args)
     } else if (dir->restricted == 0) {
         dir->restricted = 1;
     }
+    if (strcasecmp(word, "not") == 0 &&
+        strcasecmp(ap_getword_conf(cmd->temp_pool, &args), "mdm-enrolled") == 0) {
+        return "Require not mdm-enrolled cannot be answered: whoever is no enrolled device may be "
+               "anyone";
+    }
     if (strcasecmp(word, "mdm-enrolled") == 0) {
         if (ap_check_cmd_context(cmd, NOT_IN_HTACCESS) != NULL) {
             return "Require mdm-enrolled belongs into the server's configuration, where "
@@ -320,7 +325,7 @@ static const char *note_provider(cmd_parms *cmd, void *dirv, const char *name)
 /* -- Values ------------------------------------------------------------------------------- */
 
 static const char *wrong(cmd_parms *cmd, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+    __attribute__((format(printf, 2, 3), returns_nonnull));
 
 static const char *wrong(cmd_parms *cmd, const char *format, ...)
 {

@@ -92,9 +92,9 @@ int nanomdm_device_handler(request_rec *r)
     trust_certificate_t *cert;
     mdm_message_t *message;
     service_reply_t reply;
-    const char *body;
+    const char *body = NULL;
     const char *why = NULL;
-    apr_size_t len;
+    apr_size_t len = 0;
     apr_status_t status;
     int result;
 
@@ -132,9 +132,9 @@ int nanomdm_migration_handler(request_rec *r)
     const nanomdm_server_t *conf = nanomdm_server(r->server);
     mdm_message_t *message;
     service_reply_t reply;
-    const char *body;
+    const char *body = NULL;
     const char *why = NULL;
-    apr_size_t len;
+    apr_size_t len = 0;
     int result;
 
     if (kind_of(r) != NANOMDM_HANDLER_MIGRATION) {

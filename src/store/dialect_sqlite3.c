@@ -5,6 +5,7 @@
 #include "dialect.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "schema_sqlite3.h"
 
@@ -20,10 +21,10 @@ static const char *const settings[] = {
     NULL,
 };
 
+/* SQLITE_BUSY; the driver hides some of them behind SQLITE_ERROR. */
 static int is_busy(int code, const char *reason)
 {
-    (void)reason;
-    return code == 5; /* SQLITE_BUSY */
+    return code == 5 || (code == 1 && reason != NULL && strcmp(reason, "database is locked") == 0);
 }
 
 const dialect_t dialect_sqlite3 = {

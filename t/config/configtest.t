@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # httpd -t finds mistakes and names them; a good configuration passes.
+#
+# Databases: sqlite3 (none is opened)
 
 use strict;
 use warnings FATAL => 'all';

@@ -66,7 +66,7 @@ is_status(checkin($user, 'CheckOut'), 200, 'CheckOut of a user channel');
 is(db_value('SELECT enabled FROM enrollments WHERE id = ?', $user->{id}), 0, '… disables it');
 is(db_value('SELECT enabled FROM enrollments WHERE id = ?', $id), 1, '… and nothing else');
 is_status(checkin($device, 'CheckOut'), 200, 'CheckOut of the device');
-is(db_value('SELECT count(*) FROM enrollments WHERE device_id = ? AND enabled = 1', $id), 0,
+is(db_value('SELECT count(*) FROM enrollments WHERE device_id = ? AND enabled = TRUE', $id), 0,
     '… disables all of its channels');
 
 # user enrollment

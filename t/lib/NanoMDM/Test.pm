@@ -23,13 +23,15 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use Apache::TestConfig ();
+use NanoMDM::Database  ();
+use NanoMDM::Httpd     ();
 use NanoMDM::PKI       ();
 
 our @EXPORT = (
     @Test::More::EXPORT,
     qw(var port pki slurp spew request is_status sign device enroll checkin report send_message
        identity_headers plist data checkin_plist report_plist command_plist uuid api db db_value
-       log_mark log_since log_like log_unlike configtest json_ok eventually)
+       log_mark log_since log_like log_unlike configtest json_ok eventually server at_once)
 );
 
 my $vars;
@@ -42,10 +44,22 @@ sub var {
     return $vars->{$name};
 }
 
+my ($server, $dbh);
+
+# From here on requests, the log and the database are those of a NanoMDM::Httpd; without one, of
+# the server that all suites share.
+sub server {
+    my ($httpd) = @_;
+    ($server, $dbh) = ($httpd, undef);
+    return $httpd;
+}
+
 # The port of a virtual host ("tls"), of the main server ("" or undef), or a number.
 sub port {
     my ($host) = @_;
-    return $host && $host =~ /^\d+$/ ? $host : var($host ? "${host}_port" : 'port');
+    return $host if $host && $host =~ /^\d+$/;
+    return $server->port($host) if $server;
+    return var($host ? "${host}_port" : 'port');
 }
 
 my $pki;
@@ -180,6 +194,32 @@ sub eventually (&;$) {
     }
 }
 
+# Run each of these at the same time, in a process of its own that makes no tests; returns the texts
+# that they returned, in order.
+sub at_once {
+    my (@code) = @_;
+    require POSIX;
+    my @running;
+    for my $code (@code) {
+        pipe my $out, my $in or die "pipe: $!";
+        my $pid = fork() // die "fork: $!";
+        if (!$pid) {
+            srand;
+            my $text = eval { $code->() } // "died: $@";
+            syswrite $in, $text;
+            POSIX::_exit(0);
+        }
+        push @running, [$pid, $out];
+    }
+    return map {
+        my ($pid, $out) = @$_;
+        my $text = '';
+        1 while sysread $out, $text, 65536, length $text;
+        waitpid $pid, 0;
+        $text;
+    } @running;
+}
+
 # --- property lists -------------------------------------------------------------------------
 
 # Bytes, for plist(): a <data> element.
@@ -284,7 +324,7 @@ sub device {
         source => 'signature',
         %o,
     };
-    $device->{identity} ||= pki->issue("device-$udid", issuer => 'ca');
+    $device->{identity} ||= pki->issue('device-' . uuid(), issuer => 'ca');
     if (my $parent = $o{parent}) {
         my $user = $o{user_id} || uuid();
         %$device = (%$device, ids => { %{ $parent->{ids} }, UserID => $user },
@@ -417,24 +457,31 @@ sub json_ok {
 
 # --- the database and the log ---------------------------------------------------------------
 
-my $dbh;
-
-# The rows of a query, as hashes. A connection that only reads: the server owns the database.
+# The rows of a query, as hashes, with the values as SQLite gives them, whatever the database is. A
+# connection that only reads: the server owns the database.
 sub db {
     my ($sql, @values) = @_;
-    require DBI;
-    $dbh ||= DBI->connect(var('nanomdm_dsn'), '', '', { RaiseError => 1, PrintError => 0 });
-    return $dbh->selectall_arrayref($sql, { Slice => {} }, @values);
+    _connect_to_database();
+    my $rows = $dbh->selectall_arrayref($sql, { Slice => {} }, @values);
+    for my $row (@$rows) {
+        $_ = NanoMDM::Database::normalize($_) for values %$row;
+    }
+    return $rows;
 }
 
 # The first column of the first row.
 sub db_value {
     my ($sql, @values) = @_;
-    db('SELECT 1');
-    return ($dbh->selectrow_array($sql, undef, @values))[0];
+    _connect_to_database();
+    return NanoMDM::Database::normalize(($dbh->selectrow_array($sql, undef, @values))[0]);
 }
 
-sub _error_log { return var('t_logs') . '/error_log' }
+sub _connect_to_database {
+    return $dbh ||= NanoMDM::Database::connect_to(
+        !$server ? var('nanomdm_dsn') : $server->{dsn} // "dbi:SQLite:dbname=$server->{database}");
+}
+
+sub _error_log { return $server ? $server->log_file : var('t_logs') . '/error_log' }
 
 # Where the error log ends now; what was written after that.
 sub log_mark { return -s _error_log() || 0 }
@@ -461,11 +508,15 @@ sub log_unlike {
 }
 
 # httpd -t over a configuration text, with the server's modules: (exit code, what it said).
+# Options: without => [names of modules to leave out], with => [names of more modules].
 sub configtest {
-    my ($text) = @_;
+    my ($text, %o) = @_;
     my $dir  = var('scratch');
     my $file = "$dir/configtest-$$.conf";
     my $modules = slurp("$dir/modules.conf");
+    my ($libexec) = $modules =~ m{^LoadModule mpm_\w+ (.*)/}m;
+    $modules =~ s/^LoadModule ${_}_module .*\n//m for @{ $o{without} || [] };
+    $modules .= "LoadModule ${_}_module $libexec/mod_$_.so\n" for @{ $o{with} || [] };
     spew($file, "ServerRoot \"$dir\"\nPidFile \"$dir/configtest.pid\"\nMutex \"file:$dir\"\n"
         . "ErrorLog \"$dir/configtest.log\"\nServerName localhost\n$modules\n"
         . "Listen 127.0.0.1:1\n$text\n");
