@@ -507,7 +507,13 @@ apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_po
 
 /* -- Transactions ------------------------------------------------------------------------- */
 
-typedef enum { ATTEMPT_DONE, ATTEMPT_BUSY, ATTEMPT_BROKEN, ATTEMPT_UNKNOWN } outcome_t;
+typedef enum {
+    ATTEMPT_DONE,
+    ATTEMPT_UNCONNECTED, /* and the reason is logged */
+    ATTEMPT_BUSY,
+    ATTEMPT_BROKEN,
+    ATTEMPT_UNKNOWN /* whether it was committed */
+} outcome_t;
 
 static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
 {
@@ -576,7 +582,7 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
 
     *status = acquire(&tx, store);
     if (*status != APR_SUCCESS) {
-        return ATTEMPT_UNKNOWN; /* waiting was bounded, and connecting again is no better */
+        return ATTEMPT_UNCONNECTED; /* waiting was bounded, and connecting again is no better */
     }
     outcome = writes ? attempt_write(tx, work, baton, status, pool)
                      : attempt_read(tx, work, baton, status, pool);
@@ -627,7 +633,7 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
         if (writes && store->writer != NULL) {
             writer_unlock(store->writer);
         }
-        if (outcome == ATTEMPT_DONE) {
+        if (outcome == ATTEMPT_DONE || outcome == ATTEMPT_UNCONNECTED) {
             return status;
         }
         if (outcome == ATTEMPT_BUSY) {
