@@ -213,10 +213,17 @@ apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t
     return APR_SUCCESS;
 }
 
+static apr_status_t store_cleanup(void *pool)
+{
+    apr_pool_destroy(pool);
+    return APR_SUCCESS;
+}
+
 apr_status_t store_open(store_t **out, const store_config_t *config, const char **why,
                         apr_pool_t *pool)
 {
     store_t *store;
+    apr_pool_t *own;
     apr_status_t status = store_driver_check(config->driver, why, pool);
 
     if (status != APR_SUCCESS) {
@@ -234,9 +241,14 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
         status = writer_create(&store->writer, config->params, pool);
     }
     if (status == APR_SUCCESS) {
+        /* The list takes memory under a lock of its own, which keeps nobody else from the pool. */
+        status = apr_pool_create_unmanaged_ex(&own, NULL, NULL);
+    }
+    if (status == APR_SUCCESS) {
+        apr_pool_cleanup_register(pool, own, store_cleanup, apr_pool_cleanup_null);
         /* Kept connections beyond 0 are closed once they idled: that is what "smax" means. */
         status = apr_reslist_create(&store->connections, 0, 0, config->max, config->idle,
-                                    connection_make, connection_close, store, pool);
+                                    connection_make, connection_close, store, own);
     }
     if (status != APR_SUCCESS) {
         *why = "out of memory or locks";
