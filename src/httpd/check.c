@@ -9,6 +9,7 @@
 
 #include <ap_mpm.h>
 #include <apr_strings.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <http_core.h>
 #include <mod_ssl.h>

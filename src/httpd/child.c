@@ -9,6 +9,7 @@
 #include <ap_mpm.h>
 #include <apr_hash.h>
 #include <apr_strings.h>
+#include <pthread.h>
 #include <signal.h>
 
 #include "mdm_log.h"

@@ -448,6 +448,10 @@ static const char *set_database(cmd_parms *cmd, void *dir, const char *driver, c
         return wrong(cmd, "the parameters of %s are empty: for sqlite3 write the database's file",
                      driver);
     }
+    if (strstr(params, "://") != NULL) {
+        return wrong(cmd, "the parameters of %s are no URL: write them as in \"host=127.0.0.1 …\"",
+                     driver);
+    }
     conf->db_driver = driver;
     conf->db_params = params;
     if (strcmp(driver, "sqlite3") == 0) {

@@ -110,6 +110,29 @@ static apr_status_t connection_make(void **resource, void *params, apr_pool_t *u
     return APR_SUCCESS;
 }
 
+/* The first line of a driver's text, for the log. */
+static const char *first_line(const char *reason, apr_pool_t *pool)
+{
+    return reason == NULL ? "no reason given" : apr_pstrmemdup(pool, reason, strcspn(reason, "\n"));
+}
+
+/* Why connecting failed. Parameters that it cannot parse libpq quotes, with the password in them.
+ */
+static const char *connect_reason(const store_t *store, const char *reason, apr_pool_t *pool)
+{
+    static const char *const quotes[] = {"connection info string", "connection option", "URI"};
+
+    for (size_t i = 0; reason != NULL && i < sizeof(quotes) / sizeof(quotes[0]); i++) {
+        if (strstr(reason, quotes[i]) != NULL) {
+            return "its parameters cannot be parsed: look for blanks and quotes in values";
+        }
+    }
+    reason = first_line(reason, pool);
+    return store->dialect->single_writer /* its parameters are a file's name, and no secret */
+               ? apr_psprintf(pool, "%s: %s", store->config.params, reason)
+               : reason;
+}
+
 static apr_status_t connect_to_database(store_tx_t *tx)
 {
     const store_t *store = tx->store;
@@ -119,7 +142,7 @@ static apr_status_t connect_to_database(store_tx_t *tx)
     if (apr_dbd_open_ex(store->driver, tx->pool, store->config.params, &handle, &reason) !=
         APR_SUCCESS) {
         mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
-                reason ? reason : "no reason given");
+                connect_reason(store, reason, tx->pool));
         return MDM_EUNAVAILABLE;
     }
     tx->handle = handle;
@@ -128,8 +151,9 @@ static apr_status_t connect_to_database(store_tx_t *tx)
         int code = set(tx, *setting);
 
         if (code != 0) {
+            reason = apr_dbd_error(store->driver, handle, code);
             mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
-                    *setting, apr_dbd_error(store->driver, handle, code));
+                    *setting, first_line(reason, tx->pool));
             return MDM_EUNAVAILABLE;
         }
     }
@@ -294,8 +318,8 @@ static apr_status_t failed(store_tx_t *tx, int code, const char *what)
         tx->code = code;
         tx->busy = tx->store->dialect->is_busy(code, reason);
         mdm_log(tx->busy ? MDM_LOG_DEBUG : MDM_LOG_WARNING, 0,
-                "database: %s failed with code %d: %.*s", what, code,
-                reason ? (int)strcspn(reason, "\n") : 0, reason ? reason : "");
+                "database: %s failed with code %d: %s", what, code,
+                first_line(reason, tx->scratch));
     }
     return MDM_EUNAVAILABLE;
 }
@@ -511,7 +535,7 @@ apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_po
         code = drain(tx, sql);
     }
     if (code != 0) {
-        *why = apr_pstrdup(pool, apr_dbd_error(tx->store->driver, tx->handle, code));
+        *why = first_line(apr_dbd_error(tx->store->driver, tx->handle, code), pool);
         return APR_EGENERAL;
     }
     return APR_SUCCESS;
@@ -521,7 +545,7 @@ apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_po
 
 typedef enum {
     ATTEMPT_DONE,
-    ATTEMPT_UNCONNECTED, /* and the reason is logged */
+    ATTEMPT_UNCONNECTED, /* or without its turn; the reason is logged */
     ATTEMPT_BUSY,
     ATTEMPT_BROKEN,
     ATTEMPT_UNKNOWN /* whether it was committed */
@@ -586,29 +610,6 @@ static int is_alive(store_tx_t *tx)
     return drain(tx, "SELECT 1") == 0;
 }
 
-static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int writes,
-                         apr_status_t *status, apr_pool_t *pool)
-{
-    store_tx_t *tx;
-    outcome_t outcome;
-
-    *status = acquire(&tx, store);
-    if (*status != APR_SUCCESS) {
-        return ATTEMPT_UNCONNECTED; /* waiting was bounded, and connecting again is no better */
-    }
-    outcome = writes ? attempt_write(tx, work, baton, status, pool)
-                     : attempt_read(tx, work, baton, status, pool);
-    if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
-        if (!is_alive(tx)) {
-            apr_atomic_inc32(&store->generation);
-        }
-        release(tx, 0);
-    } else {
-        release(tx, 1);
-    }
-    return outcome;
-}
-
 static apr_status_t lock_writer(store_t *store)
 {
     apr_status_t status = writer_lock(store->writer, store->config.wait);
@@ -618,6 +619,41 @@ static apr_status_t lock_writer(store_t *store)
         return MDM_EUNAVAILABLE;
     }
     return APR_SUCCESS;
+}
+
+static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int writes,
+                         apr_status_t *status, apr_pool_t *pool)
+{
+    int takes_turn = writes && store->writer != NULL;
+    store_tx_t *tx;
+    outcome_t outcome;
+
+    *status = acquire(&tx, store);
+    if (*status != APR_SUCCESS) {
+        return ATTEMPT_UNCONNECTED; /* waiting was bounded, and connecting again is no better */
+    }
+    /* With the connection in hand: whose turn it is makes nobody wait for that. */
+    if (takes_turn) {
+        *status = lock_writer(store);
+        if (*status != APR_SUCCESS) {
+            release(tx, 1);
+            return ATTEMPT_UNCONNECTED;
+        }
+    }
+    outcome = writes ? attempt_write(tx, work, baton, status, pool)
+                     : attempt_read(tx, work, baton, status, pool);
+    if (takes_turn) {
+        writer_unlock(store->writer);
+    }
+    if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
+        if (!is_alive(tx)) {
+            apr_atomic_inc32(&store->generation);
+        }
+        release(tx, 0);
+    } else {
+        release(tx, 1);
+    }
+    return outcome;
 }
 
 static apr_status_t run(store_t *store, store_work_t *work, void *baton, int writes,
@@ -635,16 +671,7 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
         apr_status_t status;
         outcome_t outcome;
 
-        if (writes && store->writer != NULL) {
-            status = lock_writer(store);
-            if (status != APR_SUCCESS) {
-                return status;
-            }
-        }
         outcome = attempt(store, work, baton, writes, &status, pool);
-        if (writes && store->writer != NULL) {
-            writer_unlock(store->writer);
-        }
         if (outcome == ATTEMPT_DONE || outcome == ATTEMPT_UNCONNECTED) {
             return status;
         }
