@@ -107,6 +107,10 @@ static apr_status_t child_cleanup(void *data)
         }
         apr_pool_destroy(child->pool);
     }
+    if (child->threaded) { /* else this is a signal handler */
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, log_server, "child stopped%s",
+                     all ? "" : ", although a background thread still ran");
+    }
     return APR_SUCCESS;
 }
 
@@ -170,6 +174,8 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, databases: %d",
+                 child->databases->nelts);
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that

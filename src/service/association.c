@@ -5,7 +5,10 @@
  * several. Runs inside the transaction of the message that asks. */
 #include "association.h"
 
-/* The certificate must not be another device's; the caller knows that it is not this one's. */
+#include <string.h>
+
+/* The certificate must not be another device's; the caller has just found that it is not this
+ * one's. */
 static apr_status_t take(store_tx_t *tx, const char *device_id, const trust_certificate_t *cert,
                          apr_pool_t *pool)
 {
@@ -13,7 +16,8 @@ static apr_status_t take(store_tx_t *tx, const char *device_id, const trust_cert
     apr_status_t status = store_association_claim(tx, cert->sha256, &owner, pool);
 
     if (status == APR_SUCCESS) {
-        return MDM_EREFUSED;
+        /* It may be this one's by now: the same message at the same time. */
+        return strcmp(owner, device_id) == 0 ? APR_SUCCESS : MDM_EREFUSED;
     }
     return status == APR_ENOENT ? store_association_add(tx, device_id, cert->sha256) : status;
 }
