@@ -31,7 +31,7 @@ our @EXPORT = (
     @Test::More::EXPORT,
     qw(var port pki slurp spew request is_status sign device enroll checkin report send_message
        identity_headers plist data checkin_plist report_plist command_plist uuid api db db_value
-       log_mark log_since log_like log_unlike configtest json_ok eventually server at_once)
+       log_mark log_since log_like log_unlike configtest json_ok eventually server at_once tool)
 );
 
 my $vars;
@@ -524,6 +524,19 @@ sub configtest {
     my $status = $? >> 8;
     unlink $file;
     return ($status, $output);
+}
+
+# Run a program of the build's with these arguments: (exit code, what it said on both outputs).
+sub tool {
+    my ($name, @args) = @_;
+    my $pid = open(my $out, '-|') // die "fork: $!";
+    if (!$pid) {
+        open STDERR, '>&', \*STDOUT or die $!;
+        exec var('bindir') . "/$name", @args or do { print "$name: $!"; require POSIX; POSIX::_exit(127) };
+    }
+    my $output = do { local $/; <$out> };
+    close $out;
+    return ($? >> 8, $output // '');
 }
 
 # A suite that dies has failed, and says where.

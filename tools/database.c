@@ -1,0 +1,132 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* See database.h. */
+#include "database.h"
+
+#include <apr_file_io.h>
+#include <apr_strings.h>
+#include <ctype.h>
+#include <string.h>
+
+#define FILE_MAX (1024 * 1024)
+
+static const store_config_t one_connection = {
+    .prefix = "",
+    .max = 1,
+    .wait = APR_USEC_PER_SEC * 30,
+    .idle = APR_USEC_PER_SEC * 3600,
+};
+
+static apr_status_t read_file(char **out, const char *path, const char **why, apr_pool_t *pool)
+{
+    apr_file_t *file;
+    char *text = apr_palloc(pool, FILE_MAX + 1);
+    apr_size_t len = 0;
+    apr_status_t status = apr_file_open(&file, path, APR_FOPEN_READ, APR_FPROT_OS_DEFAULT, pool);
+
+    if (status == APR_SUCCESS) {
+        status = apr_file_read_full(file, text, FILE_MAX, &len);
+        apr_file_close(file);
+    }
+    if (status != APR_SUCCESS && !APR_STATUS_IS_EOF(status)) {
+        char reason[120];
+
+        *why = apr_psprintf(pool, "%s: %s", path, apr_strerror(status, reason, sizeof(reason)));
+        return status;
+    }
+    while (len > 0 && isspace((unsigned char)text[len - 1])) {
+        len--;
+    }
+    text[len] = '\0';
+    *out = text;
+    return APR_SUCCESS;
+}
+
+/* The words after a driver's name are its parameters, which may be in quotes. */
+static apr_status_t parse(store_config_t *out, const char *text, const char **why, apr_pool_t *pool)
+{
+    store_config_t config = one_connection;
+    char **words;
+    apr_status_t status;
+
+    if (apr_tokenize_to_argv(text, &words, pool) != APR_SUCCESS || words[0] == NULL) {
+        *why = "no database was named: as with NanoMDMDatabase, give a driver and its parameters";
+        return MDM_EINPUT;
+    }
+    config.driver = words[0];
+    status = store_driver_check(config.driver, why, pool);
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    config.params = words[1] != NULL ? words[1] : "";
+    for (int i = 2; words[1] != NULL && words[i] != NULL; i++) {
+        config.params = apr_pstrcat(pool, config.params, " ", words[i], NULL);
+    }
+    if (*config.params == '\0') {
+        *why = apr_psprintf(pool, "the driver %s needs parameters after its name", config.driver);
+        return MDM_EINPUT;
+    }
+    *out = config;
+    return APR_SUCCESS;
+}
+
+apr_status_t tool_database_parse(store_config_t *out, const char *text, const char **why,
+                                 apr_pool_t *pool)
+{
+    char *content;
+    apr_status_t status;
+
+    if (strncmp(text, "file:", 5) != 0) {
+        return parse(out, text, why, pool);
+    }
+    status = read_file(&content, text + 5, why, pool);
+    return status == APR_SUCCESS ? parse(out, content, why, pool) : status;
+}
+
+/* What stands behind a directive's name, or NULL if the line has another one. */
+static const char *value_of(const char *line, const char *directive)
+{
+    apr_size_t len = strlen(directive);
+
+    while (isspace((unsigned char)*line)) {
+        line++;
+    }
+    return strncasecmp(line, directive, len) == 0 && isspace((unsigned char)line[len]) ? line + len
+                                                                                       : NULL;
+}
+
+apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char **why,
+                                     apr_pool_t *pool)
+{
+    const char *database = NULL;
+    const char *prefix = "";
+    char *text;
+    char *state;
+    char **words;
+    apr_status_t status = read_file(&text, file, why, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    for (char *line = apr_strtok(text, "\r\n", &state); line != NULL;
+         line = apr_strtok(NULL, "\r\n", &state)) {
+        const char *value = value_of(line, "NanoMDMDatabase");
+
+        database = value != NULL ? value : database;
+        value = value_of(line, "NanoMDMTablePrefix");
+        if (value != NULL && apr_tokenize_to_argv(value, &words, pool) == APR_SUCCESS &&
+            words[0] != NULL) {
+            prefix = words[0];
+        }
+    }
+    if (database == NULL) {
+        *why = apr_psprintf(pool, "%s has no NanoMDMDatabase", file);
+        return MDM_EINPUT;
+    }
+    status = parse(out, database, why, pool);
+    if (status == APR_SUCCESS) {
+        out->prefix = prefix;
+    }
+    return status;
+}

@@ -1,0 +1,27 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* How the command-line tools are told which database to use. Knows the directives' names, and
+ * nothing of a database. */
+#ifndef TOOLS_DATABASE_H
+#define TOOLS_DATABASE_H
+
+#include "store.h"
+
+/** Fill in a configuration with one connection and no prefix, from an argument.
+ *
+ * @param text  "DRIVER PARAMETERS" as after NanoMDMDatabase, or "file:/PATH" of a file that holds
+ *              that, so that no password stands on the command line
+ * @param why   on failure: a sentence for the user
+ * @return MDM_EINPUT, or that of reading the file
+ */
+apr_status_t tool_database_parse(store_config_t *out, const char *text, const char **why,
+                                 apr_pool_t *pool);
+
+/** Likewise, from the NanoMDMDatabase and NanoMDMTablePrefix of a file of httpd's configuration.
+ * Included files are not followed; the last of each directive counts.
+ * @return MDM_EINPUT, also if it has no NanoMDMDatabase */
+apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char **why,
+                                     apr_pool_t *pool);
+
+#endif
