@@ -45,8 +45,9 @@ struct store_tx_t {
     apr_dbd_t *handle;
     apr_dbd_prepared_t *prepared[PREPARED_COUNT];
     apr_uint32_t generation;
-    int code; /* the driver's code of the first failure, 0 while all is well */
-    int busy; /* that failure means: try again */
+    int has_own; /* the tables of sql/own.*.sql */
+    int code;    /* the driver's code of the first failure, 0 while all is well */
+    int busy;    /* that failure means: try again */
 };
 
 const dialect_t *dbd_dialect(const store_tx_t *tx)
@@ -56,7 +57,9 @@ const dialect_t *dbd_dialect(const store_tx_t *tx)
 
 int dbd_has(const store_tx_t *tx, statement_t statement)
 {
-    return dialect_statement(tx->store->dialect, statement) != NULL;
+    const char *sql = dialect_statement(tx->store->dialect, statement);
+
+    return sql != NULL && (tx->has_own || strstr(sql, "{p}mdm_") == NULL);
 }
 
 /* -- Connections -------------------------------------------------------------------------- */
@@ -133,6 +136,16 @@ static const char *connect_reason(const store_t *store, const char *reason, apr_
                : reason;
 }
 
+static void note_own_tables(store_tx_t *tx)
+{
+    const char *why;
+    apr_pool_t *pool;
+
+    apr_pool_create(&pool, tx->pool);
+    tx->has_own = dbd_missing(tx, dialect_own_tables, &why, pool) == NULL;
+    apr_pool_destroy(pool);
+}
+
 static apr_status_t connect_to_database(store_tx_t *tx)
 {
     const store_t *store = tx->store;
@@ -157,6 +170,7 @@ static apr_status_t connect_to_database(store_tx_t *tx)
             return MDM_EUNAVAILABLE;
         }
     }
+    note_own_tables(tx);
     return APR_SUCCESS;
 }
 
@@ -539,6 +553,20 @@ apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_po
         return APR_EGENERAL;
     }
     return APR_SUCCESS;
+}
+
+const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **why,
+                        apr_pool_t *pool)
+{
+    for (; *tables != NULL; tables += 2) {
+        const char *sql =
+            apr_psprintf(pool, "SELECT %s FROM {p}%s WHERE 1 = 0", tables[1], tables[0]);
+
+        if (dbd_probe(tx, sql, why, pool) != APR_SUCCESS) {
+            return tables[0];
+        }
+    }
+    return NULL;
 }
 
 /* -- Transactions ------------------------------------------------------------------------- */

@@ -59,7 +59,12 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql);
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool);
 
 const dialect_t *dbd_dialect(const store_tx_t *tx);
-/** Whether the dialect has this statement. */
+/** The first of these tables (as dialect_tables) that is missing or lacks a column, with the
+ * database's reason in *why; NULL if none. */
+const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **why,
+                        apr_pool_t *pool);
+/** Whether the statement can be used: the dialect has it, and the database the tables, if it names
+ * one of our own. */
 int dbd_has(const store_tx_t *tx, statement_t statement);
 
 #endif

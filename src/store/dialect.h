@@ -54,6 +54,7 @@ typedef struct dialect_t {
     const char *const *settings; /* run on each new connection; NULL ends, and may be all */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
+    const char *own;    /* that of sql/own.*.sql */
     int single_writer;  /* one write transaction at a time: see writer.c */
     /* whether this failure means "try the transaction again": busy, a deadlock */
     int (*is_busy)(int code, const char *reason);
@@ -68,6 +69,8 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement);
 
 /** The names of the tables and, behind each, of its columns that are used; NULL ends. */
 extern const char *const dialect_tables[];
+/** Likewise those of sql/own.*.sql, which a database that another server made may lack. */
+extern const char *const dialect_own_tables[];
 
 /** The dialect of an apr_dbd driver, or NULL. */
 const dialect_t *dialect_get(const char *driver);

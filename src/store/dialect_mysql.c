@@ -36,6 +36,7 @@ const dialect_t dialect_mysql = {
     .settings = settings,
     .begin = "START TRANSACTION",
     .schema = schema_mysql_sql,
+    .own = own_mysql_sql,
     .is_busy = is_busy,
     .unlock_token_as_hex = 1,
     .truncates = 1,

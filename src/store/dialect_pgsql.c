@@ -22,6 +22,7 @@ const dialect_t dialect_pgsql = {
     .package = "libaprutil1-dbd-pgsql",
     .begin = "BEGIN",
     .schema = schema_pgsql_sql,
+    .own = own_pgsql_sql,
     .is_busy = is_busy,
     .unlock_token_as_hex = 1,
     .statements =

@@ -34,6 +34,7 @@ const dialect_t dialect_sqlite3 = {
     .settings_return_rows = 1,
     .begin = "BEGIN IMMEDIATE",
     .schema = schema_sqlite3_sql,
+    .own = own_sqlite3_sql,
     .single_writer = 1,
     .is_busy = is_busy,
     .statements =

@@ -42,6 +42,12 @@ const char *const dialect_tables[] = {
     NULL,
 };
 
+const char *const dialect_own_tables[] = {
+    "mdm_dead_tokens",
+    "id, token_hex, reason, created_at",
+    NULL,
+};
+
 #define ORDER "q.priority DESC, q.created_at, q.command_uuid"
 
 static const char *const dialect_standard[STMT_COUNT] = {
