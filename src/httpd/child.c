@@ -19,9 +19,21 @@
 #define STOP_WAIT apr_time_from_sec(5)
 #define STOP_WAIT_PREFORK apr_time_from_msec(500)
 
+/* What is in flight when the end comes may still be answered for this long; with prefork there is
+ * nobody left to tell. */
+#define PUSH_GRACE apr_time_from_sec(4)
+
+/* A pusher in one child: shared by the virtual hosts that push the same way. */
+typedef struct pusher_t {
+    apns_t *apns;
+    apr_interval_time_t grace;
+    nanomdm_worker_t *worker;
+} pusher_t;
+
 typedef struct child_t {
     apr_pool_t *pool;              /* of stores and threads; not the child's, see child_cleanup() */
     apr_array_header_t *databases; /* nanomdm_database_t * */
+    apr_array_header_t *pushers;   /* pusher_t * */
     int threaded;
 } child_t;
 
@@ -45,6 +57,13 @@ static void flush_turn(void *baton, int stopping, apr_pool_t *pool)
     (void)stopping;
     (void)pool;
     service_lastseen_flush(baton); /* what fails is logged by the store and kept */
+}
+
+static void push_loop(void *baton, int stop_fd)
+{
+    const pusher_t *pusher = baton;
+
+    apns_run(pusher->apns, stop_fd, pusher->grace);
 }
 
 static int threads_of_child(void)
@@ -101,9 +120,18 @@ static apr_status_t child_cleanup(void *data)
 
         all &= nanomdm_worker_stop(database->flusher, left > 0 ? left : 0) == APR_SUCCESS;
     }
+    for (int i = 0; i < child->pushers->nelts; i++) {
+        const pusher_t *pusher = APR_ARRAY_IDX(child->pushers, i, pusher_t *);
+        apr_interval_time_t left = end - apr_time_now();
+
+        all &= nanomdm_worker_stop(pusher->worker, left > 0 ? left : 0) == APR_SUCCESS;
+    }
     if (all && child->threaded) {
         for (int i = 0; i < child->databases->nelts; i++) {
             nanomdm_worker_free(APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *)->flusher);
+        }
+        for (int i = 0; i < child->pushers->nelts; i++) {
+            nanomdm_worker_free(APR_ARRAY_IDX(child->pushers, i, pusher_t *)->worker);
         }
         apr_pool_destroy(child->pool);
     }
@@ -122,6 +150,7 @@ static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
     conf->service.get_token = conf->get_token;
     conf->service.seen = service_lastseen_note;
     conf->service.seen_baton = database->lastseen;
+    conf->service.push_timeout = conf->push_timeout;
 }
 
 static child_t *this_child;
@@ -153,6 +182,59 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
     }
 }
 
+static const char *pusher_key(const apns_config_t *config, apr_pool_t *pool)
+{
+    return apr_psprintf(pool, "%s\n%s\n%s\n%d\n%" APR_TIME_T_FMT, config->url,
+                        config->ca_file != NULL ? config->ca_file : "",
+                        config->proxy != NULL ? config->proxy : "", config->connections,
+                        config->expiration);
+}
+
+static apr_status_t open_pusher(pusher_t **out, const apns_config_t *config, int threaded,
+                                const char **why, apr_pool_t *pool)
+{
+    pusher_t *pusher = apr_pcalloc(pool, sizeof(*pusher));
+    apr_status_t status = apns_create(&pusher->apns, config, why, pool);
+
+    pusher->grace = threaded ? PUSH_GRACE : 0;
+    if (status == APR_SUCCESS) {
+        *why = "a background thread cannot be started";
+        status = nanomdm_worker_start_loop(&pusher->worker, push_loop, pusher, pool);
+    }
+    if (status == APR_SUCCESS) {
+        *out = pusher;
+    }
+    return status;
+}
+
+static void open_pushers(child_t *child, server_rec *main_server, apr_pool_t *pchild)
+{
+    apr_hash_t *by_key = apr_hash_make(pchild);
+
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        nanomdm_server_t *conf = nanomdm_server(s);
+        apns_config_t config = nanomdm_apns_config(conf);
+        const char *key = pusher_key(&config, pchild);
+        pusher_t *pusher = apr_hash_get(by_key, key, APR_HASH_KEY_STRING);
+        const char *why = "";
+
+        if (!conf->pushes) {
+            continue;
+        }
+        if (pusher == NULL) {
+            apr_status_t status = open_pusher(&pusher, &config, child->threaded, &why, child->pool);
+
+            if (status != APR_SUCCESS) {
+                ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMPushURL: %s", why);
+                continue; /* pushes get 503 */
+            }
+            APR_ARRAY_PUSH(child->pushers, pusher_t *) = pusher;
+            apr_hash_set(by_key, key, APR_HASH_KEY_STRING, pusher);
+        }
+        conf->service.apns = pusher->apns;
+    }
+}
+
 void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 {
     child_t *child = apr_pcalloc(pchild, sizeof(*child));
@@ -166,11 +248,13 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     }
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
     child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
+    child->pushers = apr_array_make(pchild, 1, sizeof(pusher_t *));
     /* A signal that ends the child at this very moment waits until there is something to clean up:
      * its handler destroys the pools that are being filled. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     open_databases(child, main_server, pchild);
+    open_pushers(child, main_server, pchild);
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -179,12 +263,14 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
- * still run. */
+ * still run. Where these are not waited for, pushes end soon, so that callers hear of them. */
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
-    (void)graceful;
     for (int i = 0; this_child != NULL && i < this_child->databases->nelts; i++) {
         nanomdm_worker_wake(APR_ARRAY_IDX(this_child->databases, i, nanomdm_database_t *)->flusher);
+    }
+    for (int i = 0; this_child != NULL && !graceful && i < this_child->pushers->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->pushers, i, pusher_t *)->worker);
     }
 }

@@ -37,11 +37,18 @@ typedef enum {
     STMT_QUEUE_LOAD_NEXT_NOT_NOW,
     STMT_RESULT_ADD,
     STMT_RESULT_NOT_NOW,
+    STMT_PUSH_CERT_STORE,
+    STMT_PUSH_CERT_LOAD,
+    STMT_PUSH_CERT_NEXT,
+    STMT_DEAD_TOKEN_ADD,
+    STMT_DEAD_TOKEN_CLEAR,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
     STMT_ENROLLMENTS_SEEN,
     STMT_QUEUE_ADD,
+    STMT_PUSH_LOAD,
+    STMT_PUSH_LOAD_WITH_DEAD,
     STMT_COUNT
 } statement_t;
 
@@ -82,6 +89,26 @@ const dialect_t *dialect_get(const char *driver);
     " (SELECT q.command_uuid FROM {p}enrollment_queue AS q"                                        \
     "  LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"       \
     "  WHERE q.id = %s AND q.active = TRUE AND " condition "  ORDER BY " order " LIMIT 1)"
+
+/** Where to push to; see store_push_t. */
+#define DIALECT_PUSH(reason, join)                                                                 \
+    "SELECT e.id, e.topic, e.push_magic, e.token_hex, c.stale_token, " reason                      \
+    " FROM {p}enrollments AS e LEFT JOIN {p}push_certs AS c ON c.topic = e.topic" join             \
+    " WHERE e.id IN ({ids})"
+
+/** Note a token as dead if it is still the enrollment's, and no TokenUpdate came after this time.
+ * A device channel's id is that of its device. NULL as time is no time: nothing is after that. */
+#define DIALECT_DEAD_TOKEN(time, upsert)                                                           \
+    "INSERT INTO {p}mdm_dead_tokens (id, token_hex, reason)"                                       \
+    " SELECT e.id, e.token_hex, %s FROM {p}enrollments AS e WHERE e.id = %s AND e.token_hex = %s"  \
+    " AND NOT EXISTS (SELECT 1 FROM {p}devices AS d"                                               \
+    "                 WHERE d.id = e.id AND d.token_update_at > " time ")"                         \
+    " AND NOT EXISTS (SELECT 1 FROM {p}users AS u"                                                 \
+    "                 WHERE u.id = e.user_id AND u.token_update_at > " time ") " upsert
+
+#define DIALECT_DEAD_TOKEN_UPSERT                                                                  \
+    "ON CONFLICT (id) DO UPDATE SET token_hex = excluded.token_hex, reason = excluded.reason,"     \
+    " created_at = CURRENT_TIMESTAMP"
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;
