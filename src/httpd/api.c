@@ -25,9 +25,30 @@ int nanomdm_is_guarded(request_rec *r)
 
 /* -- JSON out ----------------------------------------------------------------------------- */
 
-static int append(const char *bytes, size_t len, void *brigade)
+static void flush(api_json_t *json)
 {
-    return apr_brigade_write(brigade, NULL, NULL, bytes, len) == APR_SUCCESS ? 0 : -1;
+    apr_brigade_write(json->brigade, NULL, NULL, json->bytes, json->used);
+    json->used = 0;
+}
+
+/* Gathered before they go into buckets: a full brigade takes each write as a bucket of its own. */
+static int append(const char *bytes, size_t len, void *data)
+{
+    api_json_t *json = data;
+
+    while (len > 0) {
+        size_t part = sizeof(json->bytes) - json->used;
+
+        part = len < part ? len : part;
+        memcpy(json->bytes + json->used, bytes, part);
+        json->used += part;
+        bytes += part;
+        len -= part;
+        if (json->used == sizeof(json->bytes)) {
+            flush(json);
+        }
+    }
+    return 0;
 }
 
 /* What is not UTF-8 cannot stand in JSON: its bytes beyond ASCII become question marks. */
@@ -43,7 +64,7 @@ static void write_string(api_json_t *json, const char *value)
         }
         string = json_string(copy);
     }
-    json_dump_callback(string, append, json->brigade, JSON_ENCODE_ANY);
+    json_dump_callback(string, append, json, JSON_ENCODE_ANY);
     json_decref(string);
 }
 
@@ -51,23 +72,23 @@ static void write_indent(api_json_t *json)
 {
     static const char tabs[] = "\n\t\t\t\t";
 
-    append(tabs, (size_t)json->depth + 1, json->brigade);
+    append(tabs, (size_t)json->depth + 1, json);
 }
 
 static void write_name(api_json_t *json, const char *name)
 {
     if (!json->empty) {
-        append(",", 1, json->brigade);
+        append(",", 1, json);
     }
     json->empty = 0;
     write_indent(json);
     write_string(json, name);
-    append(": ", 2, json->brigade);
+    append(": ", 2, json);
 }
 
 static void open_object(api_json_t *json)
 {
-    append("{", 1, json->brigade);
+    append("{", 1, json);
     json->depth++;
     json->empty = 1;
 }
@@ -77,6 +98,7 @@ void api_json_begin(api_json_t *json, request_rec *r)
     json->r = r;
     json->brigade = apr_brigade_create(r->pool, r->connection->bucket_alloc);
     json->depth = 0;
+    json->used = 0;
     open_object(json);
 }
 
@@ -92,7 +114,7 @@ void api_json_close(api_json_t *json)
     if (!json->empty) {
         write_indent(json);
     }
-    append("}", 1, json->brigade);
+    append("}", 1, json);
     json->empty = 0;
 }
 
@@ -107,7 +129,7 @@ void api_json_string(api_json_t *json, const char *name, const char *value)
 void api_json_true(api_json_t *json, const char *name)
 {
     write_name(json, name);
-    append("true", 4, json->brigade);
+    append("true", 4, json);
 }
 
 int api_json_results(api_json_t *json, const apr_array_header_t *results)
@@ -132,7 +154,8 @@ int api_json_results(api_json_t *json, const apr_array_header_t *results)
 int api_json_reply(api_json_t *json, int http_status)
 {
     api_json_close(json);
-    append("\n", 1, json->brigade);
+    append("\n", 1, json);
+    flush(json);
     return nanomdm_reply_brigade(json->r, http_status, "application/json", json->brigade);
 }
 

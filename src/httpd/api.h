@@ -38,6 +38,8 @@ const char *api_read_json(json_t **root, apr_array_header_t *ids, const char *bo
 typedef struct api_json_t {
     request_rec *r;
     apr_bucket_brigade *brigade;
+    char bytes[APR_BUCKET_BUFF_SIZE];
+    apr_size_t used;
     int depth;
     int empty; /* the innermost open object has no member yet */
 } api_json_t;
