@@ -202,7 +202,7 @@ int api_body(request_rec *r, apr_off_t max, const char *member, const char **bod
     return 0;
 }
 
-const char *api_parameter(request_rec *r, const char *name)
+char *api_parameter(request_rec *r, const char *name)
 {
     char *state;
 
@@ -215,8 +215,7 @@ const char *api_parameter(request_rec *r, const char *name)
 
         if (value != NULL) {
             *value++ = '\0';
-            if (ap_unescape_urlencoded(pair) == OK && strcmp(pair, name) == 0 &&
-                ap_unescape_urlencoded(value) == OK) {
+            if (ap_unescape_urlencoded(pair) == OK && strcmp(pair, name) == 0) {
                 return value;
             }
         }

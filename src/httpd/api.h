@@ -23,8 +23,8 @@ int api_not_allowed(request_rec *r, const char *methods, const char *member);
  * @return whether it was read; else *http_status is what the handler returns */
 int api_body(request_rec *r, apr_off_t max, const char *member, const char **body, apr_size_t *len,
              int *http_status);
-/** A parameter of the query string, or NULL. */
-const char *api_parameter(request_rec *r, const char *name);
+/** A parameter of the query string, still escaped, in the request's pool; or NULL. */
+char *api_parameter(request_rec *r, const char *name);
 
 /** Append the ids (const char *) of a list with commas between. */
 void api_split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *pool);

@@ -22,12 +22,12 @@ static int reply_certificate(request_rec *r, const trust_push_cert_t *cert)
 
 static int get_certificate(request_rec *r)
 {
-    const char *topic = api_parameter(r, "topic");
+    char *topic = api_parameter(r, "topic");
     trust_push_cert_t *cert;
     const char *why;
     apr_status_t status;
 
-    if (topic == NULL || !mdm_id_valid(topic)) {
+    if (topic == NULL || ap_unescape_urlencoded(topic) != OK || !mdm_id_valid(topic)) {
         return api_error(r, HTTP_BAD_REQUEST, "error", "the parameter topic is missing or invalid");
     }
     status =
