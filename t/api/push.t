@@ -38,6 +38,7 @@ sub target {
     my ($answer, %o) = @_;
     return enroll(device(topic => $topic, token => pack('H*', NanoMDM::Apnsd::token($answer)), %o));
 }
+sub hex_of  { my ($device) = @_; return unpack 'H*', $device->{token} }
 sub push_to { my (@device) = @_; return api(PUT => 'push/' . join(',', map { $_->{id} } @device), '') }
 sub status_of { my ($r, $device) = @_; return $r->{json}{status}{ $device->{id} } || {} }
 sub is_dead {
@@ -50,7 +51,7 @@ my $device = target('200');
 my $r = push_to($device);
 is_status($r, 500, 'no push certificate');
 like(status_of($r, $device)->{push_error}, qr/certificate.*\Q$topic\E/, '… is an error of the id');
-$apns->put_certificate($topic);
+is($apns->put_certificate($topic), 200, 'a certificate is put in');
 
 # one
 for my $method (qw(GET PUT POST)) {
@@ -62,7 +63,7 @@ for my $method (qw(GET PUT POST)) {
 is($r->{headers}{'content-type'}, 'application/json', 'content type');
 like($r->{body}, qr/\A\{\n\t"status": \{\n\t\t"[^"]+": \{\n\t\t\t"push_result": "[^"]+"\n\t\t\}\n\t\}\n\}\n\z/,
     'tab-indented');
-is($apns->count($device->{token}), 3, 'the push service saw three');
+is($apns->count(hex_of($device), 3), 3, 'the push service saw three');
 
 # several
 my $unknown = uuid();
@@ -71,7 +72,7 @@ is_status($r, 207, 'an unknown id fails alone');
 is($r->{json}{status}{$unknown}{push_error}, 'push data missing for id', '… with its error');
 like(status_of($r, $device)->{push_result}, $good, '… the other is pushed to');
 is(scalar(keys %{ $r->{json}{status} }), 2, '… repeated ones count once');
-is($apns->count($device->{token}), 4, '… and are pushed to once');
+is($apns->count(hex_of($device), 4), 4, '… and are pushed to once');
 is_status(push_to({ id => $unknown }), 500, 'only unknown ids');
 my $user = enroll(device(parent => $device, token => pack('H*', NanoMDM::Apnsd::token('200'))));
 is_status(push_to($device, $user), 200, 'a user channel');
@@ -122,8 +123,9 @@ is_status(api(PUT => "push/$device->{id}", '', password => 'wrong'), 401, 'a wro
 # each answer: the error, and whether the token is dead from then on
 for my $case (
     ['400 BadDeviceToken',          1], ['410 ExpiredToken', 1], ['410 Unregistered', 1],
-    ['400 DeviceTokenNotForTopic',  0], ['400 BadTopic', 0], ['403 BadCertificateEnvironment', 0],
-    ['403 Forbidden',               0], ['413 PayloadTooLarge', 0], ['404 BadPath', 0],
+    ['400 DeviceTokenNotForTopic',  0], ['403 BadCertificate', 0], ['403 BadCertificateEnvironment', 0],
+    ['404 BadPath', 0], ['413 PayloadTooLarge', 0], ['429 TooManyRequests', 0],
+    ['500 InternalServerError',     0], ['503 ServiceUnavailable', 0],
 ) {
     my ($answer, $dead) = @$case;
     my $target = target($answer);
@@ -132,10 +134,10 @@ for my $case (
     is(status_of($r, $target)->{push_error}, $answer, '… is the error');
     like(status_of($r, $device)->{push_result}, $good, '… of that id alone');
     is(is_dead($target), $dead, $dead ? '… and the token is dead' : '… and the token is not dead');
-    my $seen = $apns->count($target->{token});
+    my $seen = $apns->count(hex_of($target));
     $r = push_to($target);
     is_status($r, 500, '… again');
-    is($apns->count($target->{token}) > $seen ? 1 : 0, $dead ? 0 : 1,
+    is($apns->count(hex_of($target)) > $seen ? 1 : 0, $dead ? 0 : 1,
         $dead ? '… it is not pushed to' : '… it is pushed to');
     next unless $dead;
     like(status_of($r, $target)->{push_error}, qr/\Q$answer\E/, '… and the error tells of it');
@@ -149,7 +151,7 @@ for my $case (
     is_status(push_to($target), 200, '… and all is well');
 }
 # a token that died before the device's last TokenUpdate is not the one that it has now
-my $early = target('410 Unregistered early');
+my $early = target('410 Unregistered, long ago');
 $r = push_to($early);
 is(status_of($r, $early)->{push_error}, '410 Unregistered', 'a token that was gone before');
 is(is_dead($early), 0, '… is not taken for dead');
@@ -161,7 +163,7 @@ is_status(checkin($device, 'TokenUpdate'), 200, '… its device\'s token');
 is(is_dead($channel), 1, '… does not revive it');
 
 # no answer
-my $silent = target('silent');
+my $silent = target('silence');
 my $begun = time;
 $r = push_to($silent, $device);
 is_status($r, 207, 'an answer that does not come');
@@ -172,15 +174,15 @@ is(is_dead($silent), 0, '… and no dead token');
 
 # enqueue, and push
 my ($command, $uuid) = command_plist('ProfileList');
-my $before = $apns->count($device->{token});
+my $before = $apns->count(hex_of($device));
 $r = api(PUT => "enqueue/$device->{id}", $command);
 is_status($r, 200, 'enqueue and push');
 like(status_of($r, $device)->{push_result}, $good, '… with the id of the push');
 is_deeply([sort keys %{ $r->{json} }], [qw(command_uuid request_type status)], '… and the command');
-is($apns->count($device->{token}), $before + 1, '… one push');
+is($apns->count(hex_of($device), $before + 1), $before + 1, '… one push');
 $r = api(PUT => "enqueue/$device->{id}", $command);
 is_status($r, 200, '… again');
-is($apns->count($device->{token}), $before + 2, '… pushes again');
+is($apns->count(hex_of($device), $before + 2), $before + 2, '… pushes again');
 my ($second, $second_uuid) = command_plist('ProfileList');
 $r = api(PUT => "enqueue/$device->{id},$early->{id},$unknown", $second);
 is_status($r, 207, 'one well, one not pushed to, one unknown');
@@ -190,7 +192,7 @@ is_deeply($r->{json}{status}{$unknown}, { command_error => 'no such enrollment' 
 is(db_value('SELECT count(*) FROM enrollment_queue WHERE command_uuid = ?', $second_uuid), 2,
     '… two have the command');
 is_status(api(PUT => "enqueue/$early->{id}", $second), 500, 'queued, and not pushed to');
-$before = $apns->count($device->{token});
+$before = $apns->count(hex_of($device));
 for my $case (['in the URL', "enqueue/$device->{id}?nopush=1", $second],
     ['in JSON', 'enqueue', sprintf '{"ids":["%s"],"command":"%s","nopush":true}', $device->{id},
         encode_base64($second, '')]) {
@@ -200,7 +202,7 @@ for my $case (['in the URL', "enqueue/$device->{id}?nopush=1", $second],
     ok($r->{json}{no_push}, '… is told');
     is_deeply(status_of($r, $device), {}, '… nothing is said of a push');
 }
-is($apns->count($device->{token}), $before, '… and none is sent');
+is($apns->count(hex_of($device)), $before, '… and none is sent');
 $r = api(POST => 'enqueue', sprintf '{"ids":["%s"],"command":"%s"}', $device->{id}, encode_base64($second, ''));
 is_status($r, 200, 'the JSON form, with a push');
 like(status_of($r, $device)->{push_result}, $good, '… that is answered');

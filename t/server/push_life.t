@@ -33,12 +33,12 @@ END_CONFIG
 my $httpd = server(NanoMDM::Httpd->new(config => $apns->config . $conf));
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
 my $topic = 'com.apple.mgmt.External.' . lc uuid();
-$apns->put_certificate($topic);
+is($apns->put_certificate($topic), 200, 'a push certificate');
 
 # A user channel is an enrollment with a token of its own: cheaper than a device. All share one.
 my $token  = NanoMDM::Apnsd::token('200');
 my $device = enroll(device(topic => $topic, token => pack('H*', $token)));
-my $silent = enroll(device(topic => $topic, token => pack('H*', NanoMDM::Apnsd::token('silent'))));
+my $silent = enroll(device(topic => $topic, token => pack('H*', NanoMDM::Apnsd::token('silence'))));
 my @id     = many_ids(1000);
 
 # So many enrollments of this device, put into the database at once.
@@ -69,7 +69,7 @@ sub push_all {
 sub push_one { return push_all($device->{id}) }
 
 is(push_all(@id), '200', 'a thousand pushes');
-is($apns->count(pack 'H*', $token), 1000, '… each once');
+is($apns->count($token, 1000), 1000, '… each once');
 
 # the service is killed and comes back
 $apns->stop('KILL');
@@ -107,10 +107,10 @@ $apns->start;
 # renewal in the middle
 @texts = at_once((sub { join ' ', map { push_all(@id) } 1 .. 5 }) x 2, sub {
     sleep 0.1;
-    return join ' ', map { sleep 0.1; $apns->put_certificate($topic); 'put' } 1 .. 3;
+    return join ' ', map { sleep 0.1; $apns->put_certificate($topic) } 1 .. 3;
 });
 is("@texts[0, 1]", join(' ', ('200') x 10), 'the certificate is renewed in the middle: no push is dropped');
-is($texts[2], 'put put put', '… three times');
+is($texts[2], '200 200 200', '… three times');
 
 # restarts
 for my $case (['a graceful restart', 'USR1'], ['a restart', 'HUP'], ['a graceful stop', 'WINCH'], ['a stop', 'TERM']) {
@@ -136,12 +136,12 @@ ok($httpd->start, 'starts again');
 
 # a caller hangs up
 my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $httpd->port) or die;
-my $count = $apns->count(pack 'H*', $token);
+my $count = $apns->count($token);
 require MIME::Base64;
 print {$socket} "PUT /v1/push/" . join(',', @id[0 .. 99]) . " HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
     . 'Authorization: Basic ' . MIME::Base64::encode_base64('nanomdm:' . var('apikey'), '') . "\r\n\r\n";
 close $socket;
-ok(eventually { $apns->count(pack 'H*', $token) == $count + 100 }, 'a caller hangs up: the pushes are sent');
+ok(eventually { $apns->count($token) == $count + 100 }, 'a caller hangs up: the pushes are sent');
 is(push_one(), '200', '… and others');
 
 # a child is killed
