@@ -50,6 +50,7 @@ void nanomdm_log_to(server_rec *s)
 {
     log_server = s;
     mdm_log_set(log_sink);
+    mdm_log_set_most(APLOGdebug(s) ? MDM_LOG_DEBUG : MDM_LOG_INFO);
 }
 
 static void flush_turn(void *baton, int stopping, apr_pool_t *pool)
