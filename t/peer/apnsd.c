@@ -13,7 +13,8 @@
  *   0400  400 BadDeviceToken             1400  400 DeviceTokenNotForTopic
  *   0403  403 BadCertificate             1403  403 BadCertificateEnvironment
  *   0404  404 BadPath                    0413  413 PayloadTooLarge
- *   0410  410 Unregistered, with the timestamp 1454402113000
+ *   0410  410 Unregistered, with the timestamp 1454402113000; 1410 with the present time
+ *   2410  410 ExpiredToken, likewise
  *   0429  429 TooManyRequests once       1429  always
  *   0500  500 InternalServerError once   1500  always
  *   0503  503 ServiceUnavailable once    1503  always
@@ -246,12 +247,21 @@ static void say(stream_t *s, int code, const char *reason)
 {
     s->code = code;
     if (code != 200) {
-        s->answer_len = (size_t)snprintf(s->answer, sizeof(s->answer),
-                                         code == 410 ? "{\"reason\":\"%s\","
-                                                       "\"timestamp\":1454402113000}"
-                                                     : "{\"reason\":\"%s\"}",
-                                         reason);
+        s->answer_len =
+            (size_t)snprintf(s->answer, sizeof(s->answer), "{\"reason\":\"%s\"}", reason);
     }
+}
+
+/* @param since  in milliseconds, 0: now */
+static void say_gone(stream_t *s, const char *reason, long long since)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    s->code = 410;
+    s->answer_len =
+        (size_t)snprintf(s->answer, sizeof(s->answer), "{\"reason\":\"%s\",\"timestamp\":%lld}",
+                         reason, since ? since : now.tv_sec * 1000LL + now.tv_nsec / 1000000);
 }
 
 /* @return NULL, or what Apple would call it */
@@ -353,6 +363,8 @@ static int choose(stream_t *s, int64_t *delay)
         {"1403", 403, "BadCertificateEnvironment"},
         {"0404", 404, "BadPath"},
         {"0410", 410, "Unregistered"},
+        {"1410", 410, "Unregistered"},
+        {"2410", 410, "ExpiredToken"},
         {"0413", 413, "PayloadTooLarge"},
         {"1429", 429, "TooManyRequests"},
         {"1500", 500, "InternalServerError"},
@@ -385,7 +397,9 @@ static int choose(stream_t *s, int64_t *delay)
         int once = code[0] == '0' && answers[i].token[0] == '1' &&
                    strncmp(answers[i].token + 1, code + 1, 3) == 0 && answers[i].code >= 429;
 
-        if (same || (once && first_time(token))) {
+        if (same && answers[i].code == 410) {
+            say_gone(s, answers[i].reason, code[0] == '0' ? 1454402113000 : 0);
+        } else if (same || (once && first_time(token))) {
             say(s, answers[i].code, answers[i].reason);
         }
     }

@@ -77,7 +77,7 @@ my $begun = time;
 like(push_one(), qr/^500, 1 x /, 'no service: an error of the id');
 cmp_ok(time - $begun, '<', 5, '… in time');
 $apns->start;
-ok(eventually { push_one() eq '200' } 20, 'the service is back: pushes go on, without a reload');
+ok((eventually { push_one() eq '200' } 20), 'the service is back: pushes go on, without a reload');
 
 # … and in the middle
 my @texts = at_once(sub { push_all(@id) }, sub { sleep 0.2; return 'killed' });
@@ -90,7 +90,7 @@ like(push_one(), qr/^500, 1 x .*certificate/i, 'a service with a wrong certifica
 log_like(0, qr/\[nanomdm:(?:error|warn)\].*certificate/, '… and a line in the log');
 $apns->stop;
 $apns->start;
-ok(eventually { push_one() eq '200' } 20, 'the right one again: all is well');
+ok((eventually { push_one() eq '200' } 20), 'the right one again: all is well');
 
 # silent
 $begun = time;
@@ -129,7 +129,7 @@ for my $case (['a graceful restart', 'USR1'], ['a restart', 'HUP'], ['a graceful
         "$name in the middle: what was answered is told, and what was not");
     cmp_ok($seconds, '<', 7, '… the children end in time');
     if ($signal eq 'TERM' || $signal eq 'WINCH') { $httpd->stop }
-    else { ok(eventually { push_one() eq '200' } 10, '… and pushes go on') }
+    else { ok((eventually { push_one() eq '200' } 10), '… and pushes go on') }
 }
 unlike($httpd->log, qr/SIGKILL|AH00052|exit signal/, 'no child crashed or had to be killed');
 ok($httpd->start, 'starts again');
@@ -148,10 +148,10 @@ is(push_one(), '200', '… and others');
 my ($pid) = $httpd->children;
 my ($text) = at_once(sub { push_all($silent->{id}) }, sub { sleep 0.5; kill 'KILL', $httpd->children; '' });
 is($text, '0', 'the children are killed in the middle: no answer');
-ok(eventually { push_one() eq '200' } 10, '… new ones push');
+ok((eventually { push_one() eq '200' } 10), '… new ones push');
 is_status(request(GET => '/version'), 200, '… and serve');
 kill 'TERM', $httpd->{pid};
-ok(eventually { !NanoMDM::Httpd::is_alive($httpd->{pid}) } 15, 'stops');
+ok((eventually { !NanoMDM::Httpd::is_alive($httpd->{pid}) } 15), 'stops');
 $apns->stop;
 
 done_testing;

@@ -67,11 +67,12 @@ sub start {
     }
     push @started, $self;
     my $end = time + 10;
-    until (NanoMDM::PKI::slurp($self->{said}) =~ /^(\d+)$/m) {
+    my $port;
+    until (($port) = NanoMDM::PKI::slurp($self->{said}) =~ /^(\d+)$/m) {
         die 'apnsd does not start: ' . NanoMDM::PKI::slurp($self->{said}) if time > $end;
         sleep 0.02;
     }
-    $self->{port} = $1;
+    $self->{port} = $port;
     return $self;
 }
 
