@@ -787,6 +787,10 @@ static void serve(int listener)
         if (goaway) {
             send_goaway();
         }
+        if (opt.log_flush) { /* before anybody has the answers */
+            opt.log_flush = 0;
+            fflush(log_file);
+        }
         for (peer_t *peer = peers; peer != NULL; peer = next) {
             next = peer->next;
             if (peer->h2 != NULL && !peer->dead) {
@@ -798,10 +802,6 @@ static void serve(int listener)
         }
         if (ready && (polls[0].revents & POLLIN)) {
             take_connection(listener);
-        }
-        if (opt.log_flush) {
-            opt.log_flush = 0;
-            fflush(log_file);
         }
     }
     while (peers != NULL) {
