@@ -90,25 +90,19 @@ static apr_status_t read_proxy(endpoint_t *out, const apns_config_t *config, con
     return APR_SUCCESS;
 }
 
-static apr_status_t free_roots(void *roots)
-{
-    X509_STORE_free(roots);
-    return APR_SUCCESS;
-}
-
-static apr_status_t read_roots(endpoint_t *out, const apns_config_t *config, const char **why,
-                               apr_pool_t *pool)
+apr_status_t endpoint_roots(X509_STORE **out, const char *ca_file, const char **why,
+                            apr_pool_t *pool)
 {
     X509_STORE *roots = X509_STORE_new();
     int good = roots != NULL;
 
     ERR_set_mark();
-    if (good && config->ca_file != NULL) {
-        good = X509_STORE_load_file(roots, config->ca_file);
+    if (good && ca_file != NULL) {
+        good = X509_STORE_load_file(roots, ca_file);
         *why = apr_psprintf(pool,
                             "%s holds no certificates that can be read: name a file with the push "
                             "service's authorities in PEM",
-                            config->ca_file);
+                            ca_file);
     } else if (good) {
         good = X509_STORE_set_default_paths(roots);
         *why = "the system's certificate authorities cannot be read: install ca-certificates";
@@ -118,8 +112,7 @@ static apr_status_t read_roots(endpoint_t *out, const apns_config_t *config, con
         X509_STORE_free(roots);
         return MDM_EINPUT;
     }
-    apr_pool_cleanup_register(pool, roots, free_roots, apr_pool_cleanup_null);
-    out->roots = roots;
+    *out = roots;
     return APR_SUCCESS;
 }
 
@@ -131,9 +124,6 @@ apr_status_t endpoint_read(endpoint_t *out, const apns_config_t *config, const c
 
     if (status == APR_SUCCESS) {
         status = read_proxy(&endpoint, config, why, pool);
-    }
-    if (status == APR_SUCCESS) {
-        status = read_roots(&endpoint, config, why, pool);
     }
     if (status == APR_SUCCESS) {
         *out = endpoint;

@@ -17,12 +17,18 @@ typedef struct endpoint_t {
     const char *proxy_host; /* NULL: none */
     int proxy_port;
     const char *proxy_hello; /* the CONNECT request for it */
-    X509_STORE *roots;       /* shared by all connections */
 } endpoint_t;
 
 /** Read a configuration; everything lives as long as the pool.
  * @return MDM_EINPUT, with a sentence for the operator in *why */
 apr_status_t endpoint_read(endpoint_t *out, const apns_config_t *config, const char **why,
                            apr_pool_t *pool);
+
+/** Read who may issue the service's certificate: about a megabyte, for the system's roots.
+ * @param out      the caller's, for X509_STORE_free()
+ * @param ca_file  NULL: the system's
+ * @return MDM_EINPUT, likewise */
+apr_status_t endpoint_roots(X509_STORE **out, const char *ca_file, const char **why,
+                            apr_pool_t *pool);
 
 #endif

@@ -70,7 +70,8 @@ struct apns_t {
     apr_pool_t *pool; /* its own */
     endpoint_t endpoint;
     apns_config_t config;
-    apr_hash_t *by_name; /* with the desk's lock, as topics is */
+    X509_STORE *roots;   /* with the desk's lock: read when there is a certificate to use */
+    apr_hash_t *by_name; /* likewise, as topics is */
     topic_t *topics;
     lookup_t *lookup;
     /* the thread's */
@@ -788,6 +789,7 @@ static apr_status_t free_apns(void *data)
         return APR_SUCCESS; /* its thread could not be stopped, and must find everything */
     }
     free_topics(apns);
+    X509_STORE_free(apns->roots);
     lookup_destroy(apns->lookup);
     desk_destroy(&apns->desk);
     free(apns->polls);
@@ -808,9 +810,17 @@ static apr_status_t check_numbers(const apns_config_t *config, const char **why)
 apr_status_t apns_config_check(const apns_config_t *config, const char **why, apr_pool_t *pool)
 {
     endpoint_t endpoint;
+    X509_STORE *roots = NULL;
     apr_status_t status = check_numbers(config, why);
 
-    return status == APR_SUCCESS ? endpoint_read(&endpoint, config, why, pool) : status;
+    if (status == APR_SUCCESS) {
+        status = endpoint_read(&endpoint, config, why, pool);
+    }
+    if (status == APR_SUCCESS) {
+        status = endpoint_roots(&roots, config->ca_file, why, pool);
+    }
+    X509_STORE_free(roots);
+    return status;
 }
 
 /* @return APR_ENOMEM, or that of a system call */
@@ -823,6 +833,7 @@ static apr_status_t set_up(apns_t *apns, const apns_config_t *config)
             : lookup_create(&apns->lookup, endpoint->host, endpoint->port);
 
     apns->config = *config;
+    apns->config.ca_file = apr_pstrdup(apns->pool, config->ca_file);
     apns->by_name = apr_hash_make(apns->pool);
     if (status == APR_SUCCESS) {
         status =
@@ -901,6 +912,19 @@ static topic_t *make_topic(apns_t *apns, const char *name)
     return topic;
 }
 
+/* Not before a push needs them: with the prefork MPM there may be hundreds of processes. */
+static apr_status_t need_roots(apns_t *apns, const char **why, apr_pool_t *pool)
+{
+    apr_status_t status = APR_SUCCESS;
+
+    desk_lock(&apns->desk);
+    if (apns->roots == NULL) {
+        status = endpoint_roots(&apns->roots, apns->config.ca_file, why, pool);
+    }
+    desk_unlock(&apns->desk);
+    return status;
+}
+
 apr_status_t apns_set_certificate(apns_t *apns, const char *name, apr_int64_t version,
                                   const char *cert_pem, const char *key_pem, const char **why,
                                   apr_pool_t *pool)
@@ -912,7 +936,10 @@ apr_status_t apns_set_certificate(apns_t *apns, const char *name, apr_int64_t ve
     if (apns_has_certificate(apns, name, version)) {
         return APR_SUCCESS;
     }
-    status = tls_context_make(&given, cert_pem, key_pem, apns->endpoint.roots, why, pool);
+    status = need_roots(apns, why, pool);
+    if (status == APR_SUCCESS) {
+        status = tls_context_make(&given, cert_pem, key_pem, apns->roots, why, pool);
+    }
     if (status != APR_SUCCESS) {
         return status;
     }
