@@ -816,7 +816,9 @@ apr_status_t apns_config_check(const apns_config_t *config, const char **why, ap
     if (status == APR_SUCCESS) {
         status = endpoint_read(&endpoint, config, why, pool);
     }
-    if (status == APR_SUCCESS) {
+    /* The system's are not worth the memory that they would leave in pieces, to be inherited by
+     * each of httpd's children. */
+    if (status == APR_SUCCESS && config->ca_file != NULL) {
         status = endpoint_roots(&roots, config->ca_file, why, pool);
     }
     X509_STORE_free(roots);
