@@ -357,8 +357,10 @@ static apr_status_t gather(connection_t *c)
             len > sizeof(c->out) - c->out_len) {
             return over(c, CONNECTION_BROKEN, "there is no memory for HTTP/2");
         }
-        memcpy(c->out + c->out_len, bytes, len);
-        c->out_len += len;
+        if (len > 0) { /* else there need be no bytes to point at */
+            memcpy(c->out + c->out_len, bytes, len);
+            c->out_len += len;
+        }
     }
     return APR_SUCCESS;
 }
