@@ -18,6 +18,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "../peer/apnsd.h"
@@ -37,7 +38,7 @@ static peer_apnsd_t server;
 
 /* What the log was told; secrets must not be in it. */
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
-static int errors, warnings, secrets, frames;
+static atomic_int errors, warnings, secrets, frames;
 static char last_error[1024];
 
 static void sink(mdm_log_level_t level, apr_status_t status, const char *line)
