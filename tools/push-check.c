@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "apns.h"
+#include "database.h"
 #include "mdm_log.h"
 #include "trust.h"
 
@@ -26,11 +27,18 @@ enum { ACCEPTED = 0, NOT_ACCEPTED = 1, WRONG_USE = 2 };
 
 static const char usage[] =
     "Usage: nanomdm-push-check --cert FILE [options]\n"
+    "       nanomdm-push-check --database TEXT | --conf FILE [--prefix P] [--topic T] [options]\n"
     "Tells what a push certificate is for, how long it lasts, and whether Apple's push service\n"
     "takes it: connects, and sends one push to a token that no device has.\n"
     "\n"
     "  --cert FILE     push certificate and its unencrypted key, PEM; repeat it if they are in\n"
     "                  files of their own\n"
+    "  --database TEXT the certificates of this database: what follows NanoMDMDatabase, or "
+    "file:/PATH\n"
+    "                  of a file that holds that\n"
+    "  --conf FILE     those of the database that this file of httpd's configuration names\n"
+    "  --prefix P      of the database's tables (default: none, or as --conf says)\n"
+    "  --topic T       that of this topic only\n"
     "  --url URL       the service (default https://api.push.apple.com)\n"
     "  --ca-file FILE  authority of the service's certificate, PEM (default: the system's)\n"
     "  --proxy URL     http://[USER:PASSWORD@]HOST:PORT\n"
@@ -38,9 +46,9 @@ static const char usage[] =
     "  --verbose       show each frame of HTTP/2\n"
     "  --help          this text\n"
     "\n"
-    "The exit status is 0 if the service takes the certificate, 1 if it does not, cannot be\n"
-    "reached or the certificate has expired, 2 if this program was called wrongly or the files\n"
-    "hold no push certificate with its key.\n";
+    "The exit status is 0 if the service takes each certificate, 1 if it does not, cannot be\n"
+    "reached or a certificate has expired, 2 if this program was called wrongly, or there is no\n"
+    "push certificate with its key.\n";
 
 static int verbose;
 
@@ -92,7 +100,11 @@ static apr_interval_time_t seconds(const char *value)
 }
 
 typedef struct options_t {
-    const char *pem;
+    const char *pem;      /* "": from the database */
+    const char *database; /* these four may be NULL */
+    const char *conf;
+    const char *prefix;
+    const char *topic;
     apns_config_t config;
     apr_interval_time_t timeout;
 } options_t;
@@ -100,9 +112,10 @@ typedef struct options_t {
 static void read_options(options_t *out, int argc, const char *const *argv, apr_pool_t *pool)
 {
     static const apr_getopt_option_t options[] = {
-        {"cert", 'c', 1, NULL},  {"url", 'u', 1, NULL},     {"ca-file", 'a', 1, NULL},
-        {"proxy", 'p', 1, NULL}, {"timeout", 't', 1, NULL}, {"verbose", 'v', 0, NULL},
-        {"help", 'h', 0, NULL},  {NULL, 0, 0, NULL}};
+        {"cert", 'c', 1, NULL},   {"url", 'u', 1, NULL},      {"ca-file", 'a', 1, NULL},
+        {"proxy", 'p', 1, NULL},  {"timeout", 't', 1, NULL},  {"verbose", 'v', 0, NULL},
+        {"help", 'h', 0, NULL},   {"database", 'd', 1, NULL}, {"conf", 'f', 1, NULL},
+        {"prefix", 'P', 1, NULL}, {"topic", 'T', 1, NULL},    {NULL, 0, 0, NULL}};
     apr_getopt_t *os;
     const char *value;
     int option;
@@ -113,6 +126,18 @@ static void read_options(options_t *out, int argc, const char *const *argv, apr_
         switch (option) {
         case 'c':
             out->pem = add_file(out->pem, value, pool);
+            break;
+        case 'd':
+            out->database = value;
+            break;
+        case 'f':
+            out->conf = value;
+            break;
+        case 'P':
+            out->prefix = value;
+            break;
+        case 'T':
+            out->topic = value;
             break;
         case 'u':
             out->config.url = value;
@@ -137,8 +162,11 @@ static void read_options(options_t *out, int argc, const char *const *argv, apr_
     if (status != APR_EOF || os->ind != argc) {
         die("see --help");
     }
-    if (*out->pem == '\0') {
-        die("give --cert FILE; see --help");
+    if ((*out->pem != '\0') + (out->database != NULL) + (out->conf != NULL) != 1) {
+        die("give one of --cert, --database and --conf; see --help");
+    }
+    if (*out->pem != '\0' && (out->topic != NULL || out->prefix != NULL)) {
+        die("--topic and --prefix go with a database; see --help");
     }
 }
 
@@ -212,29 +240,109 @@ static int tell_answer(const apns_push_t *push, const char *url)
     return accepted;
 }
 
+/* -- Certificates of a database ------------------------------------------------------------- */
+
+typedef struct stored_t {
+    const char *only;          /* topic, or NULL */
+    apr_array_header_t *texts; /* const char *: PEM */
+} stored_t;
+
+static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    stored_t *stored = baton;
+    const char *topic = "";
+    store_push_cert_t cert;
+    apr_status_t status = APR_SUCCESS;
+
+    apr_array_clear(stored->texts);
+    while (status == APR_SUCCESS) {
+        if (stored->only == NULL) {
+            status = store_push_cert_next(tx, topic, &topic, pool);
+        } else {
+            status = *topic == '\0' ? APR_SUCCESS : APR_ENOENT;
+            topic = stored->only;
+        }
+        if (status == APR_SUCCESS) {
+            status = store_push_cert_load(tx, topic, &cert, pool);
+        }
+        if (status == APR_SUCCESS) {
+            APR_ARRAY_PUSH(stored->texts, const char *) =
+                apr_pstrcat(pool, cert.cert_pem, "\n", cert.key_pem, NULL);
+        }
+    }
+    return status == APR_ENOENT ? APR_SUCCESS : status;
+}
+
+static apr_array_header_t *load_certificates(const options_t *options, apr_pool_t *pool)
+{
+    stored_t stored = {options->topic, apr_array_make(pool, 2, sizeof(const char *))};
+    store_config_t config;
+    store_t *store;
+    const char *why = "";
+    apr_status_t status = options->conf != NULL
+                              ? tool_database_from_conf(&config, options->conf, &why, pool)
+                              : tool_database_parse(&config, options->database, &why, pool);
+
+    if (status == APR_SUCCESS) {
+        config.prefix = options->prefix != NULL ? options->prefix : config.prefix;
+        status = store_open(&store, &config, &why, pool);
+    }
+    if (status == APR_SUCCESS) {
+        why = "the database cannot be read; --verbose says more";
+        status = store_read(store, load_work, &stored, pool);
+    }
+    if (status != APR_SUCCESS) {
+        die(why);
+    }
+    if (stored.texts->nelts == 0) {
+        die("the database has no such push certificate");
+    }
+    return stored.texts;
+}
+
+/* @return whether all is well with it */
+static int check(const char *pem, const options_t *options, apr_pool_t *pool)
+{
+    trust_pushcert_t cert;
+    apns_push_t push;
+    const char *why;
+
+    if (trust_pushcert_read(&cert, pem, strlen(pem), &why, pool) != APR_SUCCESS) {
+        die(why);
+    }
+    tell_certificate(&cert);
+    fflush(stdout);
+    try_push(&push, options, &cert, pool);
+    return tell_answer(&push, options->config.url) && !cert.expired;
+}
+
 int main(int argc, const char *const *argv)
 {
     options_t options = {.pem = "",
                          .config = {.url = "https://api.push.apple.com", .connections = 1},
                          .timeout = apr_time_from_sec(20)};
-    trust_pushcert_t cert;
-    apns_push_t push;
+    apr_array_header_t *texts;
     apr_pool_t *pool;
     const char *why;
-    int accepted;
+    int accepted = 1;
 
     apr_app_initialize(&argc, &argv, NULL);
     apr_pool_create(&pool, NULL);
     mdm_log_set(log_sink);
     read_options(&options, argc, argv, pool);
-    if (trust_pushcert_read(&cert, options.pem, strlen(options.pem), &why, pool) != APR_SUCCESS ||
-        apns_config_check(&options.config, &why, pool) != APR_SUCCESS) {
+    if (apns_config_check(&options.config, &why, pool) != APR_SUCCESS) {
         die(why);
     }
-    tell_certificate(&cert);
-    fflush(stdout);
-    try_push(&push, &options, &cert, pool);
-    accepted = tell_answer(&push, options.config.url) && !cert.expired;
+    if (*options.pem != '\0') {
+        texts = apr_array_make(pool, 1, sizeof(const char *));
+        APR_ARRAY_PUSH(texts, const char *) = options.pem;
+    } else {
+        texts = load_certificates(&options, pool);
+    }
+    for (int i = 0; i < texts->nelts; i++) {
+        fputs(i > 0 ? "\n" : "", stdout);
+        accepted &= check(APR_ARRAY_IDX(texts, i, const char *), &options, pool);
+    }
     apr_pool_destroy(pool);
     apr_terminate();
     return accepted ? ACCEPTED : NOT_ACCEPTED;
