@@ -294,9 +294,6 @@ static apr_array_header_t *load_certificates(const options_t *options, apr_pool_
     if (status != APR_SUCCESS) {
         die(why);
     }
-    if (stored.texts->nelts == 0) {
-        die("the database has no such push certificate");
-    }
     return stored.texts;
 }
 
@@ -338,6 +335,10 @@ int main(int argc, const char *const *argv)
         APR_ARRAY_PUSH(texts, const char *) = options.pem;
     } else {
         texts = load_certificates(&options, pool);
+    }
+    if (texts->nelts == 0) {
+        apr_pool_destroy(pool);
+        die("the database has no such push certificate");
     }
     for (int i = 0; i < texts->nelts; i++) {
         fputs(i > 0 ? "\n" : "", stdout);
