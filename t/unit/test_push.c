@@ -322,6 +322,7 @@ static void test_answers(void **state)
         {"ffff0503", APR_SUCCESS, 200, "", 0, 2},
         {"ffffa001", APR_SUCCESS, 200, "", 0, 2},
         {"ffffa002", APR_SUCCESS, 200, "", 0, 2},
+        {"ffffa005", MDM_EREFUSED, 400, "BadMessageId", 0, 1}, /* without waiting for all of it */
         {"ffffa006", MDM_EREFUSED, 400, "HTTP status 400", 0, 1},
         {"ffffd030", APR_SUCCESS, 200, "", 0, 1},
     };
