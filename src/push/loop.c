@@ -289,11 +289,12 @@ static void end_queued(topic_t *topic)
     }
 }
 
-/* A connection failed: wait before the next, and tell whom it concerns. */
-static void note_failure(topic_t *topic, connection_fate_t fate, const char *why)
+/* A connection failed: wait before the next, and tell whom it concerns.
+ * @param served  it did its work before; that it ended is told, and may be nothing */
+static void note_failure(topic_t *topic, connection_fate_t fate, const char *why, int served)
 {
     apns_t *apns = topic->apns;
-    char text[400];
+    char text[sizeof(topic->trouble)];
 
     topic->connect_after =
         apns->now + about(apns, doubled(CONNECT_AGAIN, topic->failures++, CONNECT_AGAIN_MAX));
@@ -313,9 +314,8 @@ static void note_failure(topic_t *topic, connection_fate_t fate, const char *why
         end_queued(topic);
         return;
     }
-    mdm_log(topic->failures == 1 || strcmp(topic->trouble, text) != 0 ? MDM_LOG_WARNING
-                                                                      : MDM_LOG_DEBUG,
-            0, "push %s: no connection to %s", topic->name, text);
+    mdm_log(!served && strcmp(topic->trouble, text) != 0 ? MDM_LOG_WARNING : MDM_LOG_DEBUG, 0,
+            "push %s: no connection to %s", topic->name, text);
     set_trouble(topic, text);
 }
 
@@ -341,7 +341,7 @@ static void link_end(link_t *link)
     }
     /* A service that says goodbye before it answered anything must not be called again at once. */
     if (!topic->apns->stopping && !replaced && (fate != CONNECTION_DONE || !served)) {
-        note_failure(topic, fate, why);
+        note_failure(topic, fate, why, served);
     }
     connection_destroy(connection); /* what was in flight is queued again, or ended */
     free(link);
