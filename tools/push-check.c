@@ -234,8 +234,7 @@ static int tell_answer(const apns_push_t *push, const char *url)
     } else {
         printf("service:     connected to %s, which answered %d %s\n", url, push->code,
                push->reason);
-        printf("certificate: %s\n",
-               accepted ? "accepted (only the token is bad, as it should be)" : "not accepted");
+        printf("certificate: %s\n", accepted ? "accepted" : "not accepted");
     }
     return accepted;
 }

@@ -169,7 +169,7 @@ static double bench_h2load(const peer_apnsd_t *server)
         pool,
         "h2load -n %d -c 1 -m 1000 -t 1 -d %s -H 'apns-push-type: mdm' -H 'apns-topic: %s' "
         "-H 'apns-priority: 10' -H 'apns-expiration: 0' https://localhost:%d/3/device/%064d 2>&1",
-        LOAD, body, TOPIC, server->port, 0);
+        LOAD, body, TOPIC, server->port, 1);
     FILE *from = popen(command, "r");
     char line[512];
     double rate = 0;
