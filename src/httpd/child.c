@@ -264,7 +264,8 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
- * still run. Where these are not waited for, pushes end soon, so that callers hear of them. */
+ * still run. Where httpd is in a hurry pushes end soon: else their requests would hold up the child
+ * until it is killed. */
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
