@@ -144,7 +144,9 @@ static inline const char *peer_write(const char *dir, const char *name, const ch
     const char *path = apr_pstrcat(pool, dir, "/", name, NULL);
     FILE *file = fopen(path, "w");
 
-    peer_need(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0, path);
+    peer_need(file != NULL, path);
+    fputs(text, file);
+    peer_need(fclose(file) == 0, path);
     return path;
 }
 
