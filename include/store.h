@@ -143,4 +143,21 @@ apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrol
 apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const char **raw,
                                 apr_size_t *raw_len, apr_pool_t *pool);
 
+/* History: commands that are finished, or were taken back, and their results. */
+
+/** What to sweep. */
+typedef enum {
+    STORE_HISTORY_FINISHED, /* commands with a final result: an index hit */
+    STORE_HISTORY_CLEARED   /* those that a new enrollment took back: reads the whole queue */
+} store_history_t;
+
+/** Delete a small batch of what ended longer ago than age: places in the queue with their results,
+ * and commands that nobody has any more. Nothing a device waits for is touched or locked. Only one
+ * node at a time does so: another finds nothing.
+ *
+ * @param deleted  how many places there were; 0: nothing is left, or another node is at it
+ */
+apr_status_t store_history_sweep(store_t *store, store_history_t what, apr_interval_time_t age,
+                                 int *deleted, apr_pool_t *pool);
+
 #endif

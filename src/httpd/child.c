@@ -13,15 +13,19 @@
 #include <signal.h>
 
 #include "mdm_log.h"
+#include "service_history.h"
 
 /* How long the end of a child may wait for its background threads. With prefork the wait is inside
  * a signal handler, which may have interrupted the very transaction that the thread waits for. */
 #define STOP_WAIT apr_time_from_sec(5)
 #define STOP_WAIT_PREFORK apr_time_from_msec(500)
 
+/* How often to look for history to sweep, unless it is kept for a very short time. */
+#define HISTORY_INTERVAL apr_time_from_sec(60)
+
 typedef struct child_t {
-    apr_pool_t *pool;              /* of stores and threads; not the child's, see child_cleanup() */
-    apr_array_header_t *databases; /* nanomdm_database_t * */
+    apr_pool_t *pool;            /* of stores and threads; not the child's, see child_cleanup() */
+    apr_array_header_t *workers; /* nanomdm_worker_t * */
     int threaded;
 } child_t;
 
@@ -40,11 +44,45 @@ void nanomdm_log_to(server_rec *s)
     mdm_log_set(log_sink);
 }
 
-static void flush_turn(void *baton, int stopping, apr_pool_t *pool)
+static int flush_turn(void *baton, int stopping, apr_pool_t *pool)
 {
     (void)stopping;
     (void)pool;
     service_lastseen_flush(baton); /* what fails is logged by the store and kept */
+    return 0;
+}
+
+static int history_turn(void *baton, int stopping, apr_pool_t *pool)
+{
+    return stopping ? 0 : service_history_sweep(baton, pool);
+}
+
+static apr_status_t start_worker(child_t *child, apr_interval_time_t interval, nanomdm_turn_t *turn,
+                                 void *baton)
+{
+    nanomdm_worker_t *worker;
+    apr_status_t status = nanomdm_worker_start(&worker, interval, turn, baton, child->pool);
+
+    if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->workers, nanomdm_worker_t *) = worker;
+    }
+    return status;
+}
+
+static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
+                                  nanomdm_database_t *database)
+{
+    apr_status_t status =
+        start_worker(child, conf->last_seen_interval, flush_turn, database->lastseen);
+
+    if (status == APR_SUCCESS && conf->history > 0) {
+        apr_interval_time_t often = conf->history / 10;
+
+        status =
+            start_worker(child, often < HISTORY_INTERVAL ? often : HISTORY_INTERVAL, history_turn,
+                         service_history_create(database->store, conf->history, child->pool));
+    }
+    return status;
 }
 
 static int threads_of_child(void)
@@ -55,24 +93,23 @@ static int threads_of_child(void)
     return threads > 0 ? threads : 1;
 }
 
-static apr_status_t open_database(nanomdm_database_t **out, const nanomdm_server_t *conf,
-                                  const char **why, apr_pool_t *pool)
+static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
+                                  const nanomdm_server_t *conf, const char **why)
 {
-    nanomdm_database_t *database = apr_pcalloc(pool, sizeof(*database));
+    nanomdm_database_t *database = apr_pcalloc(child->pool, sizeof(*database));
     store_config_t config = nanomdm_store_config(conf);
     apr_status_t status;
 
     if (config.max == NANOMDM_UNSET) {
         config.max = threads_of_child() + 1; /* and one for the background */
     }
-    status = store_open(&database->store, &config, why, pool);
+    status = store_open(&database->store, &config, why, child->pool);
     if (status == APR_SUCCESS) {
         *why = "a background thread cannot be started";
-        status = service_lastseen_create(&database->lastseen, database->store, pool);
+        status = service_lastseen_create(&database->lastseen, database->store, child->pool);
     }
     if (status == APR_SUCCESS) {
-        status = nanomdm_worker_start(&database->flusher, conf->last_seen_interval, flush_turn,
-                                      database->lastseen, pool);
+        status = start_workers(child, conf, database);
     }
     if (status == APR_SUCCESS) {
         *out = database;
@@ -95,15 +132,15 @@ static apr_status_t child_cleanup(void *data)
     apr_time_t end = apr_time_now() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
     int all = 1;
 
-    for (int i = 0; i < child->databases->nelts; i++) {
-        nanomdm_database_t *database = APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *);
+    for (int i = 0; i < child->workers->nelts; i++) {
         apr_interval_time_t left = end - apr_time_now();
 
-        all &= nanomdm_worker_stop(database->flusher, left > 0 ? left : 0) == APR_SUCCESS;
+        all &= nanomdm_worker_stop(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *),
+                                   left > 0 ? left : 0) == APR_SUCCESS;
     }
     if (all && child->threaded) {
-        for (int i = 0; i < child->databases->nelts; i++) {
-            nanomdm_worker_free(APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *)->flusher);
+        for (int i = 0; i < child->workers->nelts; i++) {
+            nanomdm_worker_free(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *));
         }
         apr_pool_destroy(child->pool);
     }
@@ -140,13 +177,12 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
             continue;
         }
         if (database == NULL) {
-            apr_status_t status = open_database(&database, conf, &why, child->pool);
+            apr_status_t status = open_database(child, &database, conf, &why);
 
             if (status != APR_SUCCESS) {
                 ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMDatabase: %s", why);
                 continue; /* requests get 503 */
             }
-            APR_ARRAY_PUSH(child->databases, nanomdm_database_t *) = database;
             apr_hash_set(by_key, key, APR_HASH_KEY_STRING, database);
         }
         fill_service(conf, database);
@@ -165,7 +201,7 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
         return;
     }
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
-    child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
+    child->workers = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
     /* A signal that ends the child at this very moment waits until there is something to clean up:
      * its handler destroys the pools that are being filled. */
     sigfillset(&all);
@@ -174,8 +210,8 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, databases: %d",
-                 child->databases->nelts);
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, background threads: %d",
+                 child->workers->nelts);
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
@@ -184,7 +220,7 @@ void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
     (void)graceful;
-    for (int i = 0; this_child != NULL && i < this_child->databases->nelts; i++) {
-        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->databases, i, nanomdm_database_t *)->flusher);
+    for (int i = 0; this_child != NULL && i < this_child->workers->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *));
     }
 }

@@ -33,6 +33,7 @@ void *nanomdm_create_server(apr_pool_t *pool, server_rec *server)
     conf->empty_digest = NANOMDM_UNSET;
     conf->max_body = NANOMDM_UNSET;
     conf->last_seen_interval = NANOMDM_UNSET;
+    conf->history = NANOMDM_UNSET;
     return conf;
 }
 
@@ -63,6 +64,7 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     MERGE_NULL(get_token);
     MERGE_UNSET(max_body);
     MERGE_UNSET(last_seen_interval);
+    MERGE_UNSET(history);
     return conf;
 }
 
@@ -145,6 +147,9 @@ static void set_defaults(nanomdm_server_t *conf)
     }
     if (conf->last_seen_interval == NANOMDM_UNSET) {
         conf->last_seen_interval = apr_time_from_sec(2);
+    }
+    if (conf->history == NANOMDM_UNSET) {
+        conf->history = 0;
     }
 }
 
@@ -624,6 +629,19 @@ static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char 
     return error;
 }
 
+static const char *set_history(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *error = parse_duration(cmd, value, &conf->history);
+
+    (void)dir;
+    if (error == NULL && (conf->history < apr_time_from_sec(1) ||
+                          conf->history > apr_time_from_sec(INT64_C(36500) * 24 * 3600))) {
+        return wrong(cmd, "\"%s\": from 1s to 36500d", value);
+    }
+    return error;
+}
+
 static const char *set_identity(cmd_parms *cmd, void *dirv, const char *source, const char *name)
 {
     nanomdm_dir_t *dir = dirv;
@@ -676,6 +694,8 @@ const command_rec nanomdm_commands[] = {
                   "largest request body; default 8M"),
     AP_INIT_TAKE1("NanoMDMLastSeenInterval", set_last_seen_interval, NULL, RSRC_CONF,
                   "how often last-seen times are written; default 2s"),
+    AP_INIT_TAKE1("NanoMDMHistory", set_history, NULL, RSRC_CONF,
+                  "sweep finished commands that are older; default: keep them"),
     AP_INIT_TAKE12("NanoMDMIdentity", set_identity, NULL, RSRC_CONF | ACCESS_CONF,
                    "signature (default), ssl, or header NAME"),
     AP_INIT_RAW_ARGS("SetHandler", note_handler, NULL, OR_FILEINFO, "see core"),

@@ -53,7 +53,6 @@ typedef enum { NANOMDM_SCHEMA_CREATE, NANOMDM_SCHEMA_CHECK, NANOMDM_SCHEMA_OFF }
 typedef struct nanomdm_database_t {
     store_t *store;
     service_lastseen_t *lastseen;
-    struct nanomdm_worker_t *flusher;
 } nanomdm_database_t;
 
 /** Configuration of a server or virtual host. */
@@ -73,6 +72,7 @@ typedef struct nanomdm_server_t {
     apr_hash_t *get_token; /* type -> service_token_t */
     apr_off_t max_body;
     apr_interval_time_t last_seen_interval;
+    apr_interval_time_t history; /* how long to keep finished commands; 0: for ever */
 
     int used;          /* whether a location of this server is ours: found by check_config */
     trust_ca_t *ca;    /* loaded by check_config */
@@ -187,8 +187,9 @@ void nanomdm_child_stopping(apr_pool_t *pchild, int graceful);
 
 /* worker.c: a background thread of a child. */
 typedef struct nanomdm_worker_t nanomdm_worker_t;
-/** One turn of work. stopping: 1 in the last turn. The pool is cleared after each turn. */
-typedef void nanomdm_turn_t(void *baton, int stopping, apr_pool_t *pool);
+/** One turn of work. stopping: 1 in the last turn. The pool is cleared after each turn. Returns
+ * whether there is more to do: then the next turn follows at once. */
+typedef int nanomdm_turn_t(void *baton, int stopping, apr_pool_t *pool);
 /** Start a thread that takes a turn at each interval, when woken, and once before it ends. */
 apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t interval,
                                   nanomdm_turn_t *turn, void *baton, apr_pool_t *pool);

@@ -447,6 +447,21 @@ apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, 
     return APR_SUCCESS;
 }
 
+apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **args, int columns,
+                           apr_array_header_t *rows, apr_pool_t *pool)
+{
+    apr_dbd_results_t *results;
+    apr_dbd_row_t *row;
+    apr_status_t status = select_rows(tx, statement, 0, args, &results);
+
+    for (int n = 1; status == APR_SUCCESS && get_row(tx, results, &row, n); n++) {
+        for (int i = 0; i < columns; i++) {
+            APR_ARRAY_PUSH(rows, const char *) = get_value(tx, row, i, pool);
+        }
+    }
+    return status;
+}
+
 apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg,
                            const char **value, apr_pool_t *pool)
 {

@@ -35,6 +35,13 @@ apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, 
 apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, int columns,
                       const char **values, apr_pool_t *pool);
 
+/** Run a prepared select for all of its rows; it should have a LIMIT.
+ *
+ * @param rows  appended to, columns elements a row: const char *, as dbd_load() gives them
+ */
+apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **args, int columns,
+                           apr_array_header_t *rows, apr_pool_t *pool);
+
 /** Run a select with one argument for the first column of at most one row, which may be as large as
  * the database gives: not every driver can with a prepared one.
  *

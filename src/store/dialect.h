@@ -37,6 +37,15 @@ typedef enum {
     STMT_QUEUE_LOAD_NEXT_NOT_NOW,
     STMT_RESULT_ADD,
     STMT_RESULT_NOT_NOW,
+    STMT_HISTORY_LOCK,   /* NULL where BEGIN locks */
+    STMT_HISTORY_UNLOCK, /* NULL where the end of the transaction does */
+    STMT_HISTORY_FINISHED,
+    STMT_HISTORY_CLEARED,
+    STMT_HISTORY_QUEUE_DELETE,
+    STMT_HISTORY_RESULT_DELETE,
+    STMT_HISTORY_COMMAND_UNUSED,
+    STMT_HISTORY_COMMAND_LOCK, /* NULL where STMT_HISTORY_COMMAND_DELETE itself, or BEGIN, locks */
+    STMT_HISTORY_COMMAND_DELETE,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
@@ -82,6 +91,35 @@ const dialect_t *dialect_get(const char *driver);
     " (SELECT q.command_uuid FROM {p}enrollment_queue AS q"                                        \
     "  LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"       \
     "  WHERE q.id = %s AND q.active = TRUE AND " condition "  ORDER BY " order " LIMIT 1)"
+
+/** What a sweep of the history asks and deletes: see history.c. The first argument of each is the
+ * age in seconds; cutoff is the time so long ago, made from it. */
+#define DIALECT_HISTORY(cutoff)                                                                    \
+    [STMT_HISTORY_FINISHED] = "SELECT id, command_uuid FROM {p}command_results"                    \
+                              " WHERE updated_at < " cutoff " AND status <> 'NotNow'"              \
+                              " ORDER BY updated_at LIMIT 200",                                    \
+    [STMT_HISTORY_CLEARED] =                                                                       \
+        "SELECT q.id, q.command_uuid FROM {p}enrollment_queue AS q"                                \
+        " LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"    \
+        " WHERE q.updated_at < " cutoff " AND q.active = FALSE"                                    \
+        " AND (r.status IS NULL OR r.status = 'NotNow') LIMIT 200",                                \
+    [STMT_HISTORY_QUEUE_DELETE] =                                                                  \
+        "DELETE FROM {p}enrollment_queue WHERE NOT EXISTS (SELECT 1 FROM {p}command_results AS r"  \
+        "  WHERE r.updated_at >= " cutoff " AND r.id = {p}enrollment_queue.id"                     \
+        "  AND r.command_uuid = {p}enrollment_queue.command_uuid)"                                 \
+        " AND id = %s AND command_uuid = %s",                                                      \
+    [STMT_HISTORY_RESULT_DELETE] =                                                                 \
+        "DELETE FROM {p}command_results WHERE updated_at < " cutoff                                \
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q WHERE q.id = "                    \
+        "{p}command_results.id"                                                                    \
+        "  AND q.command_uuid = {p}command_results.command_uuid)"                                  \
+        " AND id = %s AND command_uuid = %s",                                                      \
+    [STMT_HISTORY_COMMAND_UNUSED] =                                                                \
+        "SELECT 1 FROM {p}commands AS c WHERE c.created_at < " cutoff " AND c.command_uuid = %s"   \
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"                                  \
+        "                 WHERE q.command_uuid = c.command_uuid)"                                  \
+        " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"                                   \
+        "                 WHERE r.command_uuid = c.command_uuid)"
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;

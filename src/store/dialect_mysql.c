@@ -43,6 +43,9 @@ const dialect_t dialect_mysql = {
     .reconnects = 1,
     .statements =
         {
+            DIALECT_HISTORY("CURRENT_TIMESTAMP - INTERVAL %s SECOND"),
+            [STMT_HISTORY_LOCK] = "SELECT GET_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')), 0)",
+            [STMT_HISTORY_UNLOCK] = "SELECT RELEASE_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')))",
             /* Locks the gap: of two claims at once, one is a deadlock's victim and repeated. */
             [STMT_ASSOCIATION_CLAIM] =
                 "SELECT id FROM {p}cert_auth_associations WHERE sha256 = %s LIMIT 1 FOR UPDATE",

@@ -27,6 +27,15 @@ const dialect_t dialect_pgsql = {
     .unlock_token_as_hex = 1,
     .statements =
         {
+            DIALECT_HISTORY("LOCALTIMESTAMP - CAST(%s AS integer) * INTERVAL '1 second'"),
+            [STMT_HISTORY_LOCK] = "SELECT CASE WHEN pg_try_advisory_xact_lock(hashtext("
+                                  "current_schema() || '.{p}history')) THEN 1 ELSE 0 END",
+            /* What refers to the command afterwards waits for the end of the sweep. */
+            [STMT_HISTORY_COMMAND_LOCK] =
+                "SELECT 1 FROM {p}commands WHERE command_uuid = %s FOR UPDATE",
+            /* The sweep cannot delete the command before it is queued. */
+            [STMT_COMMAND_SAME] = "SELECT CASE WHEN command = %s THEN 1 ELSE 0 END"
+                                  " FROM {p}commands WHERE command_uuid = %s FOR KEY SHARE",
             /* Held to the end of the transaction: the second of two claims sees the first. */
             [STMT_ASSOCIATION_LOCK] =
                 "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext(%s))) AS claim",

@@ -39,6 +39,7 @@ const dialect_t dialect_sqlite3 = {
     .is_busy = is_busy,
     .statements =
         {
+            DIALECT_HISTORY("datetime('now', '-' || %s || ' seconds')"),
             [STMT_DEVICE_UNLOCK_TOKEN] =
                 "UPDATE {p}devices SET unlock_token = %pDb, unlock_token_at = CURRENT_TIMESTAMP"
                 " WHERE id = %s",

@@ -159,7 +159,12 @@ static const char *const dialect_standard[STMT_COUNT] = {
         " not_now_tally = {p}command_results.not_now_tally + 1,"
         " updated_at = CURRENT_TIMESTAMP"
         " WHERE {p}command_results.status = 'NotNow'",
-
+    [STMT_HISTORY_COMMAND_DELETE] =
+        "DELETE FROM {p}commands WHERE command_uuid = %s"
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"
+        "                 WHERE q.command_uuid = {p}commands.command_uuid)"
+        " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"
+        "                 WHERE r.command_uuid = {p}commands.command_uuid)",
 };
 
 const char *dialect_statement(const dialect_t *dialect, statement_t statement)

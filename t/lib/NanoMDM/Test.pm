@@ -462,7 +462,10 @@ sub json_ok {
 sub db {
     my ($sql, @values) = @_;
     _connect_to_database();
-    my $rows = $dbh->selectall_arrayref($sql, { Slice => {} }, @values);
+    my $statement = $dbh->prepare($sql);
+    $statement->execute(@values);
+    return [] unless $statement->{NUM_OF_FIELDS};
+    my $rows = $statement->fetchall_arrayref({});
     for my $row (@$rows) {
         $_ = NanoMDM::Database::normalize($_) for values %$row;
     }
