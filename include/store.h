@@ -22,12 +22,13 @@ typedef struct store_t store_t;
 typedef struct store_tx_t store_tx_t;
 
 typedef struct store_config_t {
-    const char *driver;       /* an apr_dbd driver: sqlite3, pgsql, mysql */
-    const char *params;       /* its parameters; for sqlite3 the file */
-    const char *prefix;       /* of every table, view and index; "" for none */
-    int max;                  /* most connections */
-    apr_interval_time_t wait; /* how long to wait for a free connection */
-    apr_interval_time_t idle; /* how long an unused connection is kept */
+    const char *driver;          /* an apr_dbd driver: sqlite3, pgsql, mysql */
+    const char *params;          /* its parameters; for sqlite3 the file */
+    const char *prefix;          /* of every table, view and index; "" for none */
+    int max;                     /* most connections */
+    apr_interval_time_t wait;    /* how long to wait for a free connection */
+    apr_interval_time_t timeout; /* how long a server may take to answer a call; 0: for ever */
+    apr_interval_time_t idle;    /* how long an unused connection is kept */
 } store_config_t;
 
 /** Whether this build and machine can use the driver.

@@ -27,6 +27,7 @@ void *nanomdm_create_server(apr_pool_t *pool, server_rec *server)
     (void)server;
     conf->db_max = NANOMDM_UNSET;
     conf->db_wait = NANOMDM_UNSET;
+    conf->db_timeout = NANOMDM_UNSET;
     conf->db_idle = NANOMDM_UNSET;
     conf->schema = NANOMDM_UNSET;
     conf->retroactive = NANOMDM_UNSET;
@@ -50,6 +51,7 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     conf->db_params = add->db_driver != NULL ? add->db_params : base->db_params;
     MERGE_UNSET(db_max);
     MERGE_UNSET(db_wait);
+    MERGE_UNSET(db_timeout);
     MERGE_UNSET(db_idle);
     MERGE_UNSET(schema);
     MERGE_NULL(prefix);
@@ -127,6 +129,9 @@ static void set_defaults(nanomdm_server_t *conf)
     if (conf->db_wait == NANOMDM_UNSET) {
         conf->db_wait = apr_time_from_sec(2);
     }
+    if (conf->db_timeout == NANOMDM_UNSET) {
+        conf->db_timeout = apr_time_from_sec(10);
+    }
     if (conf->db_idle == NANOMDM_UNSET) {
         conf->db_idle = apr_time_from_sec(300);
     }
@@ -178,6 +183,7 @@ store_config_t nanomdm_store_config(const nanomdm_server_t *conf)
         .prefix = conf->prefix,
         .max = conf->db_max,
         .wait = conf->db_wait,
+        .timeout = conf->db_timeout,
         .idle = conf->db_idle,
     };
 
@@ -468,6 +474,17 @@ static const char *set_database(cmd_parms *cmd, void *dir, const char *driver, c
     return NULL;
 }
 
+static const char *parse_pool_wait(cmd_parms *cmd, const char *option, int name_len,
+                                   apr_interval_time_t *out)
+{
+    const char *error = parse_duration(cmd, option + name_len, out);
+
+    if (error == NULL && *out < apr_time_from_msec(100)) {
+        error = wrong(cmd, "\"%s\" is too short: at least 100ms", option);
+    }
+    return error;
+}
+
 static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *option)
 {
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
@@ -484,17 +501,15 @@ static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *opti
         return NULL;
     }
     if (strncmp(option, "wait=", 5) == 0) {
-        const char *error = parse_duration(cmd, option + 5, &conf->db_wait);
-
-        if (error == NULL && conf->db_wait < apr_time_from_msec(100)) {
-            error = wrong(cmd, "\"%s\" is too short: at least 100ms", option);
-        }
-        return error;
+        return parse_pool_wait(cmd, option, 5, &conf->db_wait);
+    }
+    if (strncmp(option, "timeout=", 8) == 0) {
+        return parse_pool_wait(cmd, option, 8, &conf->db_timeout);
     }
     if (strncmp(option, "idle=", 5) == 0) {
         return parse_duration(cmd, option + 5, &conf->db_idle);
     }
-    return wrong(cmd, "unknown option \"%s\": there are max=, wait= and idle=", option);
+    return wrong(cmd, "unknown option \"%s\": there are max=, wait=, timeout= and idle=", option);
 }
 
 static const char *set_schema(cmd_parms *cmd, void *dir, const char *value)
@@ -673,7 +688,7 @@ const command_rec nanomdm_commands[] = {
         "NanoMDMDatabase", set_database, NULL, RSRC_CONF,
         "an apr_dbd driver and its parameters, as in: sqlite3 /var/lib/nanomdm/nanomdm.db"),
     AP_INIT_ITERATE("NanoMDMDatabasePool", set_database_pool, NULL, RSRC_CONF,
-                    "max=NUMBER wait=DURATION idle=DURATION, per child process"),
+                    "max=NUMBER wait=DURATION timeout=DURATION idle=DURATION, per child process"),
     AP_INIT_TAKE1("NanoMDMSchema", set_schema, NULL, RSRC_CONF,
                   "create (missing tables at start), check (default) or off"),
     AP_INIT_TAKE1("NanoMDMTablePrefix", set_prefix, NULL, RSRC_CONF,

@@ -61,6 +61,7 @@ typedef struct nanomdm_server_t {
     const char *db_params;
     int db_max;
     apr_interval_time_t db_wait;
+    apr_interval_time_t db_timeout;
     apr_interval_time_t db_idle;
     int schema; /* nanomdm_schema_t */
     const char *prefix;

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "mdm_log.h"
+#include "timeout.h"
 #include "writer.h"
 
 #define BUSY_PAUSE apr_time_from_msec(10)
@@ -34,15 +35,18 @@ struct store_t {
     const dialect_t *dialect;
     const apr_dbd_driver_t *driver;
     apr_reslist_t *connections;
+    timeout_t *timeout;      /* NULL: wait as long as the driver does */
     writer_t *writer;        /* NULL unless the dialect has a single writer */
     apr_uint32_t generation; /* of connections: older ones are thrown away */
 };
 
 struct store_tx_t {
     store_t *store;
-    apr_pool_t *pool;    /* of the connection */
-    apr_pool_t *scratch; /* of one statement */
+    apr_pool_t *pool;        /* of the connection */
+    apr_pool_t *scratch;     /* of one statement */
+    apr_pool_t *driver_pool; /* of the handle; NULL until it is open */
     apr_dbd_t *handle;
+    timeout_watch_t watch;
     apr_dbd_prepared_t *prepared[PREPARED_COUNT];
     apr_uint32_t generation;
     int has_own; /* the tables of sql/own.*.sql */
@@ -62,13 +66,21 @@ int dbd_has(const store_tx_t *tx, statement_t statement)
     return sql != NULL && (tx->has_own || strstr(sql, "{p}mdm_") == NULL);
 }
 
+static void begin_call(store_tx_t *tx)
+{
+    apr_pool_clear(tx->scratch);
+    if (tx->store->timeout != NULL) {
+        timeout_begin(tx->store->timeout, &tx->watch);
+    }
+}
+
 /* -- Connections -------------------------------------------------------------------------- */
 
 static int drain(store_tx_t *tx, const char *sql)
 {
     apr_dbd_results_t *results = NULL;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     return apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
 }
 
@@ -80,9 +92,12 @@ static int set(store_tx_t *tx, const char *setting)
 
     for (;;) {
         int rows = 0;
-        int code = store->dialect->settings_return_rows
-                       ? drain(tx, setting)
-                       : apr_dbd_query(store->driver, tx->handle, &rows, setting);
+        int code;
+
+        begin_call(tx);
+        code = store->dialect->settings_return_rows
+                   ? drain(tx, setting)
+                   : apr_dbd_query(store->driver, tx->handle, &rows, setting);
 
         if (code == 0 || apr_time_now() >= end ||
             !store->dialect->is_busy(code, apr_dbd_error(store->driver, tx->handle, code))) {
@@ -146,25 +161,49 @@ static void note_own_tables(store_tx_t *tx)
     apr_pool_destroy(pool);
 }
 
+static apr_status_t open_handle(store_tx_t *tx, const char **why)
+{
+    const store_t *store = tx->store;
+    apr_dbd_t *handle = NULL;
+    apr_status_t status;
+
+    if (store->timeout != NULL) {
+        status = timeout_open(store->timeout, store->driver, store->config.params, &handle,
+                              &tx->driver_pool, why);
+    } else {
+        status = apr_pool_create_unmanaged_ex(&tx->driver_pool, NULL, NULL);
+        if (status == APR_SUCCESS) {
+            status =
+                apr_dbd_open_ex(store->driver, tx->driver_pool, store->config.params, &handle, why);
+        }
+    }
+    if (status != APR_SUCCESS) {
+        return MDM_EUNAVAILABLE;
+    }
+    tx->handle = handle;
+    if (store->timeout != NULL) {
+        timeout_watch(store->timeout, &tx->watch, store->dialect->socket_function,
+                      apr_dbd_native_handle(store->driver, handle));
+    }
+    return APR_SUCCESS;
+}
+
 static apr_status_t connect_to_database(store_tx_t *tx)
 {
     const store_t *store = tx->store;
     const char *reason = NULL;
-    apr_dbd_t *handle = NULL;
 
-    if (apr_dbd_open_ex(store->driver, tx->pool, store->config.params, &handle, &reason) !=
-        APR_SUCCESS) {
+    if (open_handle(tx, &reason) != APR_SUCCESS) {
         mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
                 connect_reason(store, reason, tx->pool));
         return MDM_EUNAVAILABLE;
     }
-    tx->handle = handle;
     for (const char *const *setting = store->dialect->settings; setting != NULL && *setting != NULL;
          setting++) {
         int code = set(tx, *setting);
 
         if (code != 0) {
-            reason = apr_dbd_error(store->driver, handle, code);
+            reason = apr_dbd_error(store->driver, tx->handle, code);
             mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
                     *setting, first_line(reason, tx->pool));
             return MDM_EUNAVAILABLE;
@@ -177,13 +216,20 @@ static apr_status_t connect_to_database(store_tx_t *tx)
 static apr_status_t connection_close(void *resource, void *params, apr_pool_t *unused)
 {
     store_tx_t *tx = resource;
+    apr_pool_t *driver_pool = tx->driver_pool;
 
     (void)unused;
     (void)params;
     if (tx->handle != NULL) {
+        if (tx->store->timeout != NULL) {
+            timeout_unwatch(tx->store->timeout, &tx->watch);
+        }
         apr_dbd_close(tx->store->driver, tx->handle);
     }
-    apr_pool_destroy(tx->pool);
+    apr_pool_destroy(tx->pool); /* and tx with it */
+    if (driver_pool != NULL) {
+        apr_pool_destroy(driver_pool);
+    }
     return APR_SUCCESS;
 }
 
@@ -223,7 +269,8 @@ static void release(store_tx_t *tx, int keep)
     store_t *store = tx->store;
 
     apr_pool_clear(tx->scratch);
-    if (keep) {
+    timeout_end(&tx->watch);
+    if (keep && !timeout_expired(&tx->watch)) {
         apr_reslist_release(store->connections, tx);
     } else {
         apr_reslist_invalidate(store->connections, tx);
@@ -277,6 +324,9 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
     if (status == APR_SUCCESS && store->dialect->single_writer) {
         status = writer_create(&store->writer, config->params, pool);
+    }
+    if (status == APR_SUCCESS && config->timeout > 0 && store->dialect->socket_function != NULL) {
+        status = timeout_create(&store->timeout, config->timeout, pool);
     }
     if (status == APR_SUCCESS) {
         /* The list takes memory under a lock of its own, which keeps nobody else from the pool. */
@@ -372,7 +422,7 @@ static apr_status_t exec(store_tx_t *tx, statement_t statement, int size, const 
     int code;
     apr_status_t status;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -394,7 +444,7 @@ static apr_status_t select_rows(store_tx_t *tx, statement_t statement, int size,
     int code;
     apr_status_t status;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -475,7 +525,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     if (!store->dialect->truncates) {
         return dbd_load(tx, statement, &arg, 1, value, pool);
     }
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     sql =
         expand(dialect_statement(store->dialect, statement), store->config.prefix, 0, tx->scratch);
     place = strstr(sql, "%s");
@@ -547,7 +597,7 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql)
     int rows = 0;
     int code;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
     code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
@@ -591,14 +641,16 @@ typedef enum {
     ATTEMPT_UNCONNECTED, /* or without its turn; the reason is logged */
     ATTEMPT_BUSY,
     ATTEMPT_BROKEN,
-    ATTEMPT_UNKNOWN /* whether it was committed */
+    ATTEMPT_UNKNOWN /* whether it was committed; not to be repeated */
 } outcome_t;
 
 static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
 {
     int rows = 0;
-    int code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+    int code;
 
+    begin_call(tx);
+    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     if (code != 0) {
         failed(tx, code, what);
     }
@@ -649,6 +701,10 @@ static int is_alive(store_tx_t *tx)
 {
     int rows = 0;
 
+    if (timeout_expired(&tx->watch)) {
+        return 0;
+    }
+    begin_call(tx);
     apr_dbd_query(tx->store->driver, tx->handle, &rows, "ROLLBACK"); /* no transaction is fine */
     return drain(tx, "SELECT 1") == 0;
 }
@@ -687,6 +743,9 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
                      : attempt_read(tx, work, baton, status, pool);
     if (takes_turn) {
         writer_unlock(store->writer);
+    }
+    if (outcome != ATTEMPT_DONE && timeout_expired(&tx->watch)) {
+        outcome = ATTEMPT_UNKNOWN; /* a caller has waited long enough */
     }
     if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
         if (!is_alive(tx)) {

@@ -70,7 +70,9 @@ typedef struct dialect_t {
     int settings_return_rows; /* and are run as selects */
     int unlock_token_as_hex;  /* in place of a blob */
     int truncates;            /* the driver cuts large columns of prepared selects */
-    int reconnects;           /* the driver does so behind one's back unless told not to */
+    /* the client library's function for a connection's socket; NULL if there is no server */
+    const char *socket_function;
+    int reconnects; /* the driver does so behind one's back unless told not to */
 } dialect_t;
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */

@@ -38,6 +38,7 @@ const dialect_t dialect_mysql = {
     .schema = schema_mysql_sql,
     .own = own_mysql_sql,
     .is_busy = is_busy,
+    .socket_function = "mysql_get_socket",
     .unlock_token_as_hex = 1,
     .truncates = 1,
     .reconnects = 1,

@@ -24,6 +24,7 @@ const dialect_t dialect_pgsql = {
     .schema = schema_pgsql_sql,
     .own = own_pgsql_sql,
     .is_busy = is_busy,
+    .socket_function = "PQsocket",
     .unlock_token_as_hex = 1,
     .statements =
         {

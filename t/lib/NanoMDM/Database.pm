@@ -105,6 +105,23 @@ sub stop {
     return;
 }
 
+# Have all of the server stand still, as on a machine that is frozen: its port accepts, but nothing
+# answers. thaw() ends that.
+sub freeze { my ($self) = @_; return kill 'STOP', $self->_processes }
+sub thaw   { my ($self) = @_; return kill 'CONT', $self->_processes }
+
+# The server first, which could otherwise start more.
+sub _processes {
+    my ($self) = @_;
+    my @children;
+    for my $file (glob '/proc/[0-9]*/stat') {
+        open my $fh, '<', $file or next;
+        my ($pid, $parent) = (<$fh> // '') =~ /^(\d+) \(.*\) \S (\d+)/ or next;
+        push @children, $pid if $parent == $self->{pid};
+    }
+    return ($self->{pid}, @children);
+}
+
 sub _tool {
     my ($name) = @_;
     my @versions = sort { ($b =~ m{/(\d+)/bin$})[0] <=> ($a =~ m{/(\d+)/bin$})[0] }
