@@ -165,6 +165,7 @@ static apr_status_t open_handle(store_tx_t *tx, const char **why)
 {
     const store_t *store = tx->store;
     apr_dbd_t *handle = NULL;
+    void *native;
     apr_status_t status;
 
     if (store->timeout != NULL) {
@@ -181,9 +182,12 @@ static apr_status_t open_handle(store_tx_t *tx, const char **why)
         return MDM_EUNAVAILABLE;
     }
     tx->handle = handle;
+    native = apr_dbd_native_handle(store->driver, handle);
     if (store->timeout != NULL) {
-        timeout_watch(store->timeout, &tx->watch, store->dialect->socket_function,
-                      apr_dbd_native_handle(store->driver, handle));
+        timeout_watch(store->timeout, &tx->watch, store->dialect->socket_function, native);
+    }
+    if (store->dialect->connected != NULL) {
+        store->dialect->connected(native);
     }
     return APR_SUCCESS;
 }

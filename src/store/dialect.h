@@ -60,7 +60,8 @@ typedef struct dialect_t {
     const char *package; /* Debian's package of the driver */
     /* those that differ from the standard ones; NULL for the others */
     const char *statements[STMT_COUNT];
-    const char *const *settings; /* run on each new connection; NULL ends, and may be all */
+    const char *const *settings;     /* run on each new connection; NULL ends, and may be all */
+    void (*connected)(void *native); /* called with each new connection; may be NULL */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
     const char *own;    /* that of sql/own.*.sql */

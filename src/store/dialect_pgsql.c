@@ -2,19 +2,34 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* What is PostgreSQL's own (11 and later) among the store's statements. */
+#include <dlfcn.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "dialect.h"
 #include "schema_pgsql.h"
 
-/* The driver has one code for everything; the server's text tells, where it is in English. Where it
- * is not, such a failure is met like a lost connection. */
+#define PQERRORS_VERBOSE 2
+
+/* The driver has one code for everything, and the server's texts are in its language: so they are
+ * to begin with the SQLSTATE. */
+static void connected(void *native)
+{
+    int (*set_verbosity)(void *, int);
+    void *function = dlsym(RTLD_DEFAULT, "PQsetErrorVerbosity");
+
+    if (function != NULL) {
+        memcpy(&set_verbosity, &function, sizeof(function)); /* ISO C has no cast for it */
+        set_verbosity(native, PQERRORS_VERBOSE);
+    }
+}
+
+/* A deadlock, or a serialization failure. */
 static int is_busy(int code, const char *reason)
 {
     (void)code;
-    return reason != NULL && (strstr(reason, "deadlock detected") != NULL ||
-                              strstr(reason, "could not serialize access") != NULL);
+    return reason != NULL &&
+           (strstr(reason, " 40P01: ") != NULL || strstr(reason, " 40001: ") != NULL);
 }
 
 const dialect_t dialect_pgsql = {
@@ -23,6 +38,7 @@ const dialect_t dialect_pgsql = {
     .begin = "BEGIN",
     .schema = schema_pgsql_sql,
     .own = own_pgsql_sql,
+    .connected = connected,
     .is_busy = is_busy,
     .socket_function = "PQsocket",
     .unlock_token_as_hex = 1,
