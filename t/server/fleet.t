@@ -7,35 +7,9 @@
 use strict;
 use warnings FATAL => 'all';
 
-use JSON::PP ();
-
+use NanoMDM::Fleet;
 use NanoMDM::Test;
 
-my $count = 0;
-
-# Run mdmfleet on a fleet: (exit code, what it said, the counts).
-sub fleet {
-    my ($command, $dir, @args) = @_;
-    my $json = var('scratch') . "/fleet-$$.json";
-    unlink $json;
-    my ($exit, $said) = tool('mdmfleet', $command, '--dir', $dir, '--quiet',
-        $command =~ /^(make|ids)$/ ? () : ('--json', $json), @args);
-    my $result = -s $json ? JSON::PP->new->utf8->decode(slurp($json)) : {};
-    return ($exit, $said, $result->{counters} || {}, $result->{errors} || []);
-}
-
-# One test: it finds nothing wrong. Returns the counts.
-sub fleet_ok {
-    my ($name, $command, $dir, @args) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my ($exit, $said, $counters) = fleet($command, $dir, @args);
-    is($exit, 0, $name) or diag($said);
-    return $counters;
-}
-
-sub new_dir { return var('scratch') . "/fleet-$$-" . ++$count }
-
-my @authority = ('--ca-cert', pki->cert('ca'), '--ca-key', pki->key('ca'));
 my @api = ('--api-url', 'http://127.0.0.1:' . port() . '/v1/', '--api-key', var('apikey'));
 my $plain = 'http://127.0.0.1:' . port();
 my %source = (
@@ -54,10 +28,10 @@ my %source = (
 
 for my $name (sort keys %source) {
     my @server = @{ $source{$name} };
-    my $dir    = new_dir();
+    my $dir    = fleet_dir();
     my @key    = $name =~ /EC/ ? qw(--key ec) : ();
-    fleet_ok("$name: make", 'make', $dir, '--devices', 2, '--users', 1, @authority, @key);
-    my $n = fleet_ok('… enroll', 'enroll', $dir, '--devices', 3, @authority, @key, @server);
+    fleet_ok("$name: make", 'make', $dir, '--devices', 2, '--users', 1, fleet_authority(), @key);
+    my $n = fleet_ok('… enroll', 'enroll', $dir, '--devices', 3, fleet_authority(), @key, @server);
     is("$n->{'devices enrolled'} $n->{'user channels enrolled'}", '3 3',
         '… one more device, and all with their users');
     my ($exit, $ids) = fleet('ids', $dir);
@@ -81,14 +55,14 @@ for my $name (sort keys %source) {
 }
 
 # what is wrong is told
-my $dir = new_dir();
+my $dir = fleet_dir();
 my @server = @{ $source{'header, RFC 9440'} };
 my ($exit, $said, undef, $errors) = fleet('enroll', $dir, '--devices', 2, @server);
 is($exit, 1, 'an authority that the server does not know');
 is($errors->[0]{message} . ' ' . $errors->[0]{cause}, 'authenticate HTTP status 400',
     '… is told with the status');
-$dir = new_dir();
-fleet_ok('a fleet', 'enroll', $dir, '--devices', 2, @authority, @server);
+$dir = fleet_dir();
+fleet_ok('a fleet', 'enroll', $dir, '--devices', 2, fleet_authority(), @server);
 my ($ids) = (fleet('ids', $dir))[1];
 my ($id) = split /\n/, $ids;
 my ($text) = command_plist('ProfileList', CommandUUID => 'changed-000000-' . uuid());
