@@ -112,8 +112,8 @@ push @uuid, enqueue(40);
 report($device);
 report($device, Status => 'NotNow', CommandUUID => $uuid[0]);
 report($device, Status => 'Acknowledged', CommandUUID => $_) for @uuid, @uuid;
-is_status(report($device), 200, 'all is prepared');
-is($r->{status}, 200, 'and the queue is empty');
+$r = report($device);
+is("$r->{status} $r->{body}", '200 ', 'all is prepared, and the queue is empty');
 
 my $next    = 'SELECT cert_auth_associations enrollment_queue command_results';
 my $command = 'SELECT commands';
@@ -122,6 +122,9 @@ my @add     = ('BEGIN', 'SELECT enrollments', 'INSERT commands',
 my @result  = ('BEGIN', 'SELECT cert_auth_associations',
     'INSERT command_results enrollment_queue', 'UPDATE enrollment_queue', 'COMMIT');
 my @not_now = grep { !/^UPDATE/ } @result;
+# The same content once more: where that counts as no row, it looks whether there is one.
+my @repeated = @result;
+$repeated[3] = 'SELECT enrollment_queue' if $driver eq 'mysql';
 
 costs('Idle, empty queue', sub { $r = report($device) }, $next);
 is("$r->{status} $r->{body}", '200 ', '… answered');
@@ -137,10 +140,8 @@ is("$r->{status} $r->{body}", '200 ', '… answered');
 costs('Acknowledged', sub { $r = report($device, Status => 'Acknowledged', CommandUUID => $uuid) },
     @result, $next);
 is("$r->{status} $r->{body}", '200 ', '… answered');
-# Where the same content counts as no row, it looks whether there is one.
 costs('Acknowledged again',
-    sub { $r = report($device, Status => 'Acknowledged', CommandUUID => $uuid) },
-    map({ s/^UPDATE/SELECT/ if $driver eq 'mysql'; $_ } my @copy = @result), $next);
+    sub { $r = report($device, Status => 'Acknowledged', CommandUUID => $uuid) }, @repeated, $next);
 is("$r->{status} $r->{body}", '200 ', '… answered');
 @uuid = map { enqueue(1) } 1, 2;
 costs('Error, and the next command waits',

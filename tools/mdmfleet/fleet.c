@@ -496,9 +496,11 @@ static void load_settings(fleet_t *fleet, const fleet_options_t *opt)
     json_error_t error;
     json_t *json = json_load_file(path, 0, &error);
     const char *seed, *topic;
-    if (!json || json_unpack(json, "{s:s,s:s,s?i}", "seed", &seed, "topic", &topic, "users",
-                             &fleet->users) != 0)
-        fleet_die("%s cannot be read: %s", path, json ? "no seed or topic" : error.text);
+    if (!json ||
+        json_unpack(json, "{s:s,s:s,s?i}", "seed", &seed, "topic", &topic, "users",
+                    &fleet->users) != 0 ||
+        fleet->users < 0)
+        fleet_die("%s cannot be read: %s", path, json ? "not a fleet's settings" : error.text);
     if (opt->seed && strcmp(opt->seed, seed) != 0)
         fleet_die("this fleet was made with seed %s: leave --seed out, or choose another --dir",
                   seed);
@@ -561,11 +563,8 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
     fleet->pool = pool;
     fleet->dir = opt->dir;
     fleet->keys = apr_array_make(pool, 16, sizeof(EVP_PKEY *));
-    fleet->devices =
-        apr_array_make(pool, opt->devices ? opt->devices : 1000, sizeof(fleet_device_t));
+    fleet->devices = apr_array_make(pool, 1000, sizeof(fleet_device_t));
     apr_pool_cleanup_register(pool, fleet, release, apr_pool_cleanup_null);
-    if (opt->devices > MAX_DEVICES / (opt->users > 0 ? 1 + opt->users : 1))
-        fleet_die("at most %d devices and user channels", MAX_DEVICES);
     if (make && mkdir(fleet->dir, 0700) != 0 && errno != EEXIST)
         fleet_die("cannot make %s: %s", fleet->dir, strerror(errno));
     if (!exists(path_of(fleet, "fleet.json")) && !make)
@@ -577,6 +576,8 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
         load_settings(fleet, opt);
     else
         make_settings(fleet, opt);
+    if ((opt->devices ? opt->devices : 1) > MAX_DEVICES / (1 + fleet->users))
+        fleet_die("at most %d devices and user channels", MAX_DEVICES);
     load_keys(fleet);
     each_line(fleet, "devices.jsonl", take_device);
     each_line(fleet, "state.jsonl", take_state);

@@ -84,11 +84,12 @@ static int check_in(worker_t *worker, fleet_device_t *device, fleet_kind_t kind)
     return 1;
 }
 
-/* The device, then its users: an Authenticate ends their channels. */
+/* The device, then its users: an Authenticate ends their channels. If one of them fails, all of it
+ * is to be done again. */
 static void enroll_session(worker_t *worker, fleet_device_t *device)
 {
     int users = worker->run->fleet->users;
-    int ok = 1;
+    int ok;
     for (int i = 0; i <= users; i++) {
         device[i].enrolled = 0;
         device[i].not_now.n = 0;
@@ -101,6 +102,7 @@ static void enroll_session(worker_t *worker, fleet_device_t *device)
         ok = check_in(worker, device + i, FLEET_TOKEN_UPDATE);
         device[i].enrolled = ok;
     }
+    device->enrolled = ok;
 }
 
 /* So does the device's CheckOut. */
