@@ -13,7 +13,7 @@ use NanoMDM::Test;
 
 my $driver = var('nanomdm_driver');
 # SQLite writes to the disk with each commit, one after the other.
-my ($devices, $commands) = $driver eq 'sqlite3' ? (250, 2) : (1000, 4);
+my ($devices, $commands) = $driver eq 'sqlite3' ? (250, 2) : (1000, 2);
 my $file = var('scratch') . "/nodes-$$.db";
 my $database = $driver eq 'sqlite3' ? "sqlite3 $file" : '@database@';
 my @node = map { NanoMDM::Httpd->new(base => 0, config => <<"END_CONFIG") } 1, 2;
