@@ -54,6 +54,30 @@ apr_status_t store_schema_create(store_t *store, apr_pool_t *pool);
  */
 apr_status_t store_schema_check(store_t *store, const char **why, apr_pool_t *pool);
 
+/** Told of each step of an upgrade and, behind it, each of its statements; one of the two is NULL.
+ *
+ * @param what  the step, in words
+ * @param sql   in one line, without a semicolon
+ */
+typedef void store_schema_told_t(void *baton, const char *what, const char *sql);
+
+/** Tell what store_schema_upgrade() would do: nothing if the schema is complete.
+ *
+ * @param tell  may be told everything once more from the beginning if the connection was dead
+ */
+apr_status_t store_schema_status(store_t *store, store_schema_told_t *tell, void *baton,
+                                 apr_pool_t *pool);
+
+/** Bring the schema, ours or another server's, up to what store_schema_create() makes: missing
+ * tables, columns of another type, missing indexes. Drops no data, and does nothing where nothing
+ * is missing. Waits, without a bound, for another one that is at work. Where the database commits
+ * each statement, one that was broken off is completed by the next.
+ *
+ * @param tell  is told before it is done; everything that is left, if it was tried again
+ */
+apr_status_t store_schema_upgrade(store_t *store, store_schema_told_t *tell, void *baton,
+                                  apr_pool_t *pool);
+
 /** Work on the database. May be run again after a failure, so it must set its outputs anew each
  * time and have no other effect. Returns the status the whole is to have; everything but
  * APR_SUCCESS rolls a transaction back.

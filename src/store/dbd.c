@@ -547,23 +547,33 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     return APR_SUCCESS;
 }
 
+/* Appends the first column of all rows. */
+static void get_values(store_tx_t *tx, apr_dbd_results_t *results, apr_array_header_t *found,
+                       apr_pool_t *pool)
+{
+    apr_dbd_row_t *row;
+
+    for (int n = 1; get_row(tx, results, &row, n); n++) {
+        const char *value = get_value(tx, row, 0, pool);
+
+        if (value != NULL) {
+            APR_ARRAY_PUSH(found, const char *) = value;
+        }
+    }
+}
+
 static apr_status_t list_turn(store_tx_t *tx, statement_t statement, int size, const char **args,
                               apr_array_header_t *found, apr_pool_t *pool)
 {
     apr_dbd_results_t *results;
-    apr_dbd_row_t *row;
     apr_status_t status;
 
     if (found == NULL) {
         return exec(tx, statement, size, args, NULL);
     }
     status = select_rows(tx, statement, size, args, &results);
-    for (int n = 1; status == APR_SUCCESS && get_row(tx, results, &row, n); n++) {
-        const char *value = get_value(tx, row, 0, pool);
-
-        if (value != NULL) {
-            APR_ARRAY_PUSH(found, const char *) = value;
-        }
+    if (status == APR_SUCCESS) {
+        get_values(tx, results, found, pool);
     }
     return status;
 }
@@ -605,6 +615,27 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql)
     sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
     code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
+}
+
+apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *found,
+                        apr_pool_t *pool)
+{
+    apr_dbd_results_t *results = NULL;
+    int code;
+
+    apr_pool_clear(tx->scratch);
+    code = apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results,
+                          expand(sql, tx->store->config.prefix, 0, tx->scratch), 1);
+    if (code != 0) {
+        return failed(tx, code, "a schema select");
+    }
+    get_values(tx, results, found, pool);
+    return APR_SUCCESS;
+}
+
+const char *dbd_sql(const store_tx_t *tx, const char *sql, apr_pool_t *pool)
+{
+    return expand(sql, tx->store->config.prefix, 0, pool);
 }
 
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool)

@@ -61,11 +61,17 @@ apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
 
 /** Run one statement as it is, without parameters; {p} is replaced. For schema work only. */
 apr_status_t dbd_query(store_tx_t *tx, const char *sql);
+/** Run one select as it is and append the first column of its rows to found, as const char * in the
+ * pool; NULLs are left out. @return MDM_EUNAVAILABLE */
+apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *found,
+                        apr_pool_t *pool);
 /** Run one select as it is and drop its rows. Does not mark the connection as broken.
  * @return APR_EGENERAL if the database refuses it, with its reason in *why */
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool);
 
 const dialect_t *dbd_dialect(const store_tx_t *tx);
+/** The SQL as the database gets it: with {p} replaced. */
+const char *dbd_sql(const store_tx_t *tx, const char *sql, apr_pool_t *pool);
 /** The first of these tables (as dialect_tables) that is missing or lacks a column, with the
  * database's reason in *why; NULL if none. */
 const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **why,

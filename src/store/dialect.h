@@ -54,6 +54,19 @@ typedef enum {
     STMT_COUNT
 } statement_t;
 
+/** A change that another server's schema needs. */
+typedef struct upgrade_t {
+    const char *what;   /* in words; NULL if the entry is a part of the one before or after it */
+    const char *select; /* its rows are the statements to run, none if all is well */
+} upgrade_t;
+
+/** An index that every database of ours has, whatever its name there. */
+typedef struct index_t {
+    const char *table;
+    const char *name;    /* behind the table's name and "_" where it has to be made */
+    const char *columns; /* NULL: the dialect's queue_index */
+} index_t;
+
 /** What differs from one database to the next. */
 typedef struct dialect_t {
     const char *driver;  /* apr_dbd's name */
@@ -74,6 +87,14 @@ typedef struct dialect_t {
     /* the client library's function for a connection's socket; NULL if there is no server */
     const char *socket_function;
     int reconnects; /* the driver does so behind one's back unless told not to */
+
+    /* For upgrade.c; selects are run as they are, after apr_psprintf() where they have a %s. */
+    const char *upgrade_lock;   /* gives a row once nobody else upgrades; NULL: BEGIN sees to it */
+    const char *upgrade_unlock; /* NULL: the transaction's end does */
+    const char *table_missing;  /* gives a row if this table or view (%s) does not exist */
+    const char *index_missing; /* … if no index of this table (%s) begins with "COLUMN,…," (%s) */
+    const char *queue_index;   /* the columns of the index that finds the next command */
+    const upgrade_t *changes; /* an entry without a select ends; NULL for none */
 } dialect_t;
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */
@@ -83,6 +104,8 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement);
 extern const char *const dialect_tables[];
 /** Likewise those of sql/own.*.sql, which a database that another server made may lack. */
 extern const char *const dialect_own_tables[];
+/** The indexes of sql/schema.*.sql, beside those of the keys; an entry without a table ends. */
+extern const index_t dialect_indexes[];
 
 /** The dialect of an apr_dbd driver, or NULL. */
 const dialect_t *dialect_get(const char *driver);

@@ -42,6 +42,18 @@ const dialect_t dialect_pgsql = {
     .is_busy = is_busy,
     .socket_function = "PQsocket",
     .unlock_token_as_hex = 1,
+    /* Building an index may take longer than a request may. */
+    .upgrade_lock = "SELECT 1 WHERE pg_try_advisory_xact_lock(hashtext('{p}nanomdm-schema'))"
+                    " AND set_config('statement_timeout', '0', TRUE) IS NOT NULL",
+    .table_missing = "SELECT 1 WHERE to_regclass('{p}%s') IS NULL",
+    .index_missing =
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pg_index AS i"
+        " WHERE i.indrelid = to_regclass('{p}%s') AND i.indisvalid AND i.indpred IS NULL"
+        " AND starts_with((SELECT string_agg(COALESCE(a.attname, ''), ',' ORDER BY k.place)"
+        "   FROM unnest(i.indkey) WITH ORDINALITY AS k (number, place)"
+        "   LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number"
+        "  ) || ',', '%s'))",
+    .queue_index = "id, active, priority DESC, created_at",
     .statements =
         {
             DIALECT_HISTORY("LOCALTIMESTAMP - CAST(%s AS integer) * INTERVAL '1 second'"),

@@ -37,6 +37,11 @@ const dialect_t dialect_sqlite3 = {
     .own = own_sqlite3_sql,
     .single_writer = 1,
     .is_busy = is_busy,
+    .table_missing = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{p}%s')",
+    .index_missing = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pragma_index_list('{p}%s') AS l"
+                     " WHERE l.partial = 0 AND (SELECT group_concat(COALESCE(i.name, ''), ',')"
+                     "  FROM pragma_index_info(l.name) AS i) || ',' LIKE '%s%%')",
+    .queue_index = "id, active, priority DESC",
     .statements =
         {
             DIALECT_HISTORY("datetime('now', '-' || %s || ' seconds')"),

@@ -48,6 +48,20 @@ const char *const dialect_own_tables[] = {
     NULL,
 };
 
+/* On MySQL the foreign keys have made some of them. */
+const index_t dialect_indexes[] = {
+    {"devices", "serial_number", "serial_number"},
+    {"users", "device_id", "device_id"},
+    {"enrollments", "type", "type"},
+    {"enrollments", "device_id", "device_id"},
+    {"command_results", "status", "status"},
+    {"command_results", "command_uuid", "command_uuid"},
+    {"enrollment_queue", "next", NULL},
+    {"enrollment_queue", "command_uuid", "command_uuid"},
+    {"cert_auth_associations", "sha256", "sha256"},
+    {NULL, NULL, NULL},
+};
+
 #define ORDER "q.priority DESC, q.created_at, q.command_uuid"
 
 static const char *const dialect_standard[STMT_COUNT] = {

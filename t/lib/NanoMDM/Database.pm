@@ -12,6 +12,8 @@
 #   $database->stop;        # or stop('KILL'); start() starts it again, with its data and port
 #
 # With $database->{log_statements} set before the start, statements() gives what it was asked since.
+#   my $params = NanoMDM::Database::another('pgsql', $params, 'nanomdm_new')    # an empty database
+#   NanoMDM::Database::load($dbh, $file, p => 'nano_')    # the statements of a file, {p} replaced
 #
 # With a third argument, the parameters of a server that runs already, start and stop do nothing.
 
@@ -95,6 +97,24 @@ sub normalize {
     utf8::encode($value) if utf8::is_utf8($value);
     $value =~ s/^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+\z/$1/;
     return $value;
+}
+
+# Make an empty database on the same server; one that is there is dropped. Returns the parameters.
+sub another {
+    my ($driver, $params, $name) = @_;
+    my $dbh = connect_to(dsn($driver, $params));
+    $dbh->do("DROP DATABASE IF EXISTS $name");
+    $dbh->do("CREATE DATABASE $name");
+    return $params =~ s/\bdbname=\w+/dbname=$name/r;
+}
+
+sub load {
+    my ($dbh, $file, %value) = @_;
+    open my $fh, '<', $file or die "$file: $!";
+    my $text = join '', grep { !/^--/ } <$fh>;
+    $text =~ s/\{(\w+)\}/$value{$1} \/\/ die "no value for {$1}"/ge;
+    $dbh->do($_) for grep { /\S/ } split /;\n/, $text;
+    return;
 }
 
 # --- servers --------------------------------------------------------------------------------
@@ -187,7 +207,8 @@ sub _make {
     _write("$dir/init.sql", <<"END_SQL");
 CREATE DATABASE IF NOT EXISTS $user;
 CREATE USER IF NOT EXISTS $user\@'127.0.0.1' IDENTIFIED BY '$self->{password}';
-GRANT ALL ON $user.* TO $user\@'127.0.0.1';
+GRANT ALL ON `$user%`.* TO $user\@'127.0.0.1' WITH GRANT OPTION;
+GRANT CREATE USER ON *.* TO $user\@'127.0.0.1';
 DELETE FROM mysql.global_priv WHERE User IN ('', 'root');
 FLUSH PRIVILEGES;
 END_SQL
@@ -229,7 +250,7 @@ sub _wait_until_it_answers {
             my $dsn = $self->{dsn} =~ s/\b(dbname|user)=$user/$1=postgres/gr;
             my $dbh = eval { connect_to($dsn) };
             if ($dbh) {
-                $dbh->do("CREATE ROLE $user LOGIN PASSWORD '$self->{password}'");
+                $dbh->do("CREATE ROLE $user LOGIN CREATEDB CREATEROLE PASSWORD '$self->{password}'");
                 $dbh->do("CREATE DATABASE $user OWNER $user");
                 $self->{made} = 1;
             }
