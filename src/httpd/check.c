@@ -302,33 +302,37 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
 
 enum { SCHEMA_FITS, SCHEMA_WRONG, SCHEMA_UNREACHABLE };
 
+typedef struct gathered_t {
+    const char *text;
+    apr_pool_t *pool;
+} gathered_t;
+
 static void gather(void *baton, const char *what, const char *sql)
 {
-    apr_array_header_t *missing = baton;
+    gathered_t *gathered = baton;
 
     (void)sql;
     if (what != NULL) {
-        APR_ARRAY_PUSH(missing, const char *) = apr_pstrdup(missing->pool, what);
+        gathered->text = gathered->text != NULL
+                             ? apr_pstrcat(gathered->pool, gathered->text, "; ", what, NULL)
+                             : apr_pstrdup(gathered->pool, what);
     }
 }
 
-/* What works without, but less well, on another server's database or on an older one of ours. */
+/* What is done without, on another server's database or on an older one of ours. */
 static void tell_upgrade(const nanomdm_server_t *conf, store_t *store, server_rec *s,
                          apr_pool_t *pool)
 {
-    apr_array_header_t *missing = apr_array_make(pool, 8, sizeof(const char *));
-    const char *lines;
+    gathered_t lacks = {NULL, pool};
 
-    if (store_schema_status(store, gather, missing, pool) != APR_SUCCESS || missing->nelts == 0) {
-        return; /* the store has logged why */
+    if (store_schema_status(store, gather, &lacks, pool) == APR_SUCCESS && lacks.text != NULL) {
+        tell(s, APLOG_NOTICE,
+             apr_psprintf(pool,
+                          "the database of NanoMDMDatabase %s can be used but is not complete; "
+                          "\"nanomdm-schema upgrade --conf FILE\", with the file that has "
+                          "NanoMDMDatabase, makes what it lacks: %s",
+                          conf->db_driver, lacks.text));
     }
-    lines = apr_array_pstrcat(pool, missing, ';');
-    tell(s, APLOG_NOTICE,
-         apr_psprintf(pool,
-                      "the database of NanoMDMDatabase %s can be used but is not complete; \""
-                      "nanomdm-schema upgrade --conf FILE\", with the file that has NanoMDMDatabase, "
-                      "makes what it lacks: %s",
-                      conf->db_driver, lines));
 }
 
 /* As the user of the children, so that a SQLite database and its companions are theirs. */

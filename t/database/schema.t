@@ -265,41 +265,24 @@ for my $delay (0.05, 0.12, 0.25, 0.5) {
 # users with few rights
 {
     my $dbh = nanomdm('');
-    my ($all) = var('nanomdm_database') =~ /^\w+\s+"?([^"]*)/;
-    my ($name) = $params =~ /dbname=(\w+)/;
-    my $role = "nanomdm_role_$$";
-    if ($driver eq 'pgsql') {
-        $dbh->do("CREATE ROLE $role LOGIN PASSWORD 'secret'");
-        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO $role");
-    } else {
-        $dbh->do("CREATE USER $role\@'127.0.0.1' IDENTIFIED BY 'secret'");
-        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON $name.* TO $role\@'127.0.0.1'");
-    }
     my $owner = $params;
-    $params =~ s/\buser=\w+/user=$role/;
-    $params =~ s/\b(pass(?:word)?)=\w+/$1=secret/;
+    (my $role, $params) = NanoMDM::Database::role($driver, $owner);
     is((schema('status'))[0], 1, 'a user with the rights of httpd: status');
     ($status, $output) = schema('upgrade');
     is($status, 2, '… cannot upgrade');
     like($output, qr/denied|must be owner/i, '… and is told why');
     if ($driver eq 'mysql') {
-        $dbh->do("GRANT CREATE, ALTER, INDEX, DROP, REFERENCES, LOCK TABLES ON $name.* TO $role\@'127.0.0.1'");
+        my ($name) = $params =~ /dbname=(\w+)/;
+        $dbh->do("GRANT CREATE, ALTER, INDEX, DROP, REFERENCES, LOCK TABLES ON $name.*"
+            . " TO $role\@'127.0.0.1'");
         is((schema('upgrade'))[0], 0, '… with the rights that the documents name it can');
     } else {
-        $params = $owner;
-        is((schema('upgrade'))[0], 0, '… the owner of the tables can');
+        is((tool('nanomdm-schema', 'upgrade', '--database', "$driver $owner"))[0], 0,
+            '… the owner of the tables can');
         $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON mdm_dead_tokens TO $role");
-        $params =~ s/\buser=\w+/user=$role/;
-        $params =~ s/\b(pass(?:word)?)=\w+/$1=secret/;
     }
     is_complete('… and the user with few rights finds it complete');
-    $handle = $dbh;
-    if ($driver eq 'pgsql') {
-        $dbh->do("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role");
-        $dbh->do("DROP ROLE $role");
-    } else {
-        $dbh->do("DROP USER $role\@'127.0.0.1'");
-    }
+    NanoMDM::Database::drop_role($driver, $owner, $role);
 }
 
 done_testing;

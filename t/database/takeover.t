@@ -57,9 +57,15 @@ for my $case (['', 0], ['nano_', 0], ['', 1], ['nano_', 1]) {
     my $params = NanoMDM::Database::another($driver, $all, 'nanomdm_takeover_' . ++$round);
     my $dsn = NanoMDM::Database::dsn($driver, $params);
     NanoMDM::Database::load(NanoMDM::Database::connect_to($dsn), $fixture, p => $prefix, %sha256);
+    if ($upgraded) {
+        my ($status, $output) = tool('nanomdm-schema', 'upgrade', '--database', "$driver $params",
+            '--prefix', $prefix);
+        is($status, 0, "$name: upgrade") or diag($output);
+    }
+    my ($role, $of_httpd) = NanoMDM::Database::role($driver, $params);
     my $set_prefix = $prefix ? "NanoMDMTablePrefix $prefix" : '';
     my $httpd = NanoMDM::Httpd->new(base => 0, config => <<"END_CONFIG");
-NanoMDMDatabase          $driver "$params"
+NanoMDMDatabase          $driver "$of_httpd"
 NanoMDMSchema            check
 $set_prefix
 NanoMDMCACertificateFile \@pki\@/ca.pem
@@ -83,15 +89,10 @@ NanoMDMLastSeenInterval  200ms
 END_CONFIG
     $httpd->{dsn} = $dsn;
     server($httpd);
-    if ($upgraded) {
-        my ($status, $output) = tool('nanomdm-schema', 'upgrade', '--database', "$driver $params",
-            '--prefix', $prefix);
-        is($status, 0, "$name: upgrade") or diag($output);
-    }
     ok($httpd->start, "$name: starts") or diag($httpd->{output}, $httpd->log);
     my @notices = $httpd->log =~ /can be used but is not complete.*nanomdm-schema upgrade.*mdm_dead_tokens/g;
     is(scalar @notices, $upgraded ? 0 : 1, '… and says what is missing, once');
-    unlike($httpd->log, qr/:(?:error|warn)\]/, '… without warnings');
+    unlike($httpd->log, qr/nanomdm:(?:error|warn)\]/, '… without warnings');
 
     # the queue
     next_is($prefix, $mac, 'first-priority', "$name: the Mac's first Idle");
@@ -152,6 +153,8 @@ END_CONFIG
         my ($status, $output) = tool('nanomdm-schema', 'upgrade', '--database', "$driver $params",
             '--prefix', $prefix);
         is($status, 0, "$name: upgraded while httpd runs") or diag($output);
+        NanoMDM::Database::connect_to($dsn)->do("GRANT SELECT, INSERT, UPDATE, DELETE"
+            . " ON ${prefix}mdm_dead_tokens TO $role") if $driver eq 'pgsql';
         is_status(report($ipad), 200, '… which goes on');
         enroll(device(source => 'header'), '… with new devices');
         my $mark = log_mark();
@@ -171,6 +174,7 @@ END_CONFIG
     ok(!eval { $dbh->do("INSERT INTO ${prefix}enrollment_queue (id, command_uuid) VALUES ('NOBODY', 'back')") },
         '… its foreign keys hold');
     $httpd->stop;
+    NanoMDM::Database::drop_role($driver, $params, $role);
 }
 
 done_testing;

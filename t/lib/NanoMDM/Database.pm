@@ -11,10 +11,10 @@
 #   $database->connect      # a DBI handle, with the rights of the module
 #   $database->stop;        # or stop('KILL'); start() starts it again, with its data and port
 #
-# With $database->{log_statements} set before the start, statements() gives what it was asked since.
 #   my $params = NanoMDM::Database::another('pgsql', $params, 'nanomdm_new')    # an empty database
 #   NanoMDM::Database::load($dbh, $file, p => 'nano_')    # the statements of a file, {p} replaced
 #
+# With $database->{log_statements} set before the start, statements() gives what it was asked since.
 # With a third argument, the parameters of a server that runs already, start and stop do nothing.
 
 package NanoMDM::Database;
@@ -106,6 +106,31 @@ sub another {
     $dbh->do("DROP DATABASE IF EXISTS $name");
     $dbh->do("CREATE DATABASE $name");
     return $params =~ s/\bdbname=\w+/dbname=$name/r;
+}
+
+# Make a user with the rights that the documents give to httpd's, on this database alone: its name
+# and the parameters with it. drop_role() ends it.
+sub role {
+    my ($driver, $params) = @_;
+    my $role = "nanomdm_role_$$";
+    my $dbh  = connect_to(dsn($driver, $params));
+    if ($driver eq 'pgsql') {
+        $dbh->do("CREATE ROLE $role LOGIN PASSWORD 'secret'");
+        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO $role");
+    } else {
+        my ($name) = $params =~ /\bdbname=(\w+)/;
+        $dbh->do("CREATE USER $role\@'127.0.0.1' IDENTIFIED BY 'secret'");
+        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON $name.* TO $role\@'127.0.0.1'");
+    }
+    return ($role, $params =~ s/\buser=\w+/user=$role/r =~ s/\b(pass(?:word)?)=\w+/$1=secret/r);
+}
+
+sub drop_role {
+    my ($driver, $params, $role) = @_;
+    my $dbh = connect_to(dsn($driver, $params));
+    return $dbh->do("DROP USER $role\@'127.0.0.1'") if $driver ne 'pgsql';
+    $dbh->do("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role");
+    return $dbh->do("DROP ROLE $role");
 }
 
 sub load {
