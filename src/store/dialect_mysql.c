@@ -37,7 +37,7 @@ static int is_busy(int code, const char *reason)
  * at the tables, the keys dropped, ids that differ from those that they refer to in case made
  * equal, and each table converted and given its keys back in one statement. The keys that are
  * missing, or the tables that are not converted, tell that one of this was broken off: then all of
- * it is done again.
+ * it is done again. Not where tables of others have keys to these.
  */
 #define KEYED "'{p}users', '{p}enrollments', '{p}command_results', '{p}enrollment_queue'"
 #define KEYS                                                                                       \
@@ -47,9 +47,15 @@ static int is_busy(int code, const char *reason)
     "(SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() AND " condition ")"
 #define ID "column_name IN ('id', 'device_id', 'user_id', 'command_uuid')"
 #define NOT_BINARY ID " AND collation_name <> 'utf8mb4_bin'"
+#define TABLES "('{p}devices', '{p}commands', " KEYED ")"
+#define OTHERS                                                                                     \
+    "(SELECT 1 FROM information_schema.referential_constraints"                                    \
+    " WHERE unique_constraint_schema = DATABASE() AND referenced_table_name IN " TABLES            \
+    " AND table_name NOT IN (" KEYED "))"
 #define CONVERTS                                                                                   \
-    "(EXISTS " COLUMNS("table_name IN ('{p}devices', '{p}commands', " KEYED                        \
-                       ") AND " NOT_BINARY) " OR (SELECT COUNT(*)" KEYS ") < 7)"
+    "((EXISTS " COLUMNS("table_name IN " TABLES                                                    \
+                        " AND " NOT_BINARY) " OR (SELECT COUNT(*)" KEYS                            \
+                                            ") < 7) AND NOT EXISTS " OTHERS ")"
 #define WHEN_CONVERTING(sql) "SELECT '" sql "' FROM DUAL WHERE " CONVERTS
 #define CONVERT "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 #define KEY(table, number, columns, to)                                                            \
@@ -76,22 +82,24 @@ static const upgrade_t changes[] = {
                            " {p}enrollment_queue WRITE, {p}cert_auth_associations WRITE")},
     {NULL, "SELECT CONCAT('ALTER TABLE ', table_name, ' DROP FOREIGN KEY ', constraint_name)" KEYS
            " AND " CONVERTS},
-    {NULL, SPELL("users", "device_id", "devices", "id")},
-    {NULL, SPELL("enrollments", "device_id", "devices", "id")},
-    {NULL, SPELL("enrollments", "user_id", "users", "id")},
-    {NULL, SPELL("command_results", "id", "enrollments", "id")},
-    {NULL, SPELL("command_results", "command_uuid", "commands", "command_uuid")},
-    {NULL, SPELL("enrollment_queue", "id", "enrollments", "id")},
-    {NULL, SPELL("enrollment_queue", "command_uuid", "commands", "command_uuid")},
+    {NULL, SPELL("users", "device_id", "devices", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollments", "device_id", "devices", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollments", "user_id", "users", "id") " AND " CONVERTS},
+    {NULL, SPELL("command_results", "id", "enrollments", "id") " AND " CONVERTS},
+    {NULL, SPELL("command_results", "command_uuid", "commands", "command_uuid") " AND " CONVERTS},
+    {NULL, SPELL("enrollment_queue", "id", "enrollments", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollment_queue", "command_uuid", "commands", "command_uuid") " AND " CONVERTS},
     {NULL, SPELL("cert_auth_associations", "id", "devices", "id")},
-    {"devices: ids that compare byte by byte, messages and tokens of more than 64 KiB",
+    {"devices: messages and tokens of more than 64 KiB; ids that compare byte by byte, unless "
+     "other tables refer to them",
      CHANGE("devices",
             "data_type = 'text' AND column_name IN ('authenticate', 'token_update',"
             " 'bootstrap_token_b64')",
             "MODIFY authenticate MEDIUMTEXT NOT NULL, MODIFY token_update MEDIUMTEXT NULL,"
             " MODIFY bootstrap_token_b64 MEDIUMTEXT NULL",
             "")},
-    {"users: ids that compare byte by byte, messages of more than 64 KiB",
+    {"users: messages of more than 64 KiB; ids that compare byte by byte, unless other tables "
+     "refer to them",
      CHANGE("users",
             "data_type = 'text' AND column_name IN ('token_update', 'user_authenticate',"
             " 'user_authenticate_digest')",
@@ -108,7 +116,8 @@ static const upgrade_t changes[] = {
      WHEN_CONVERTING("ALTER TABLE {p}command_results " CONVERT KEY("command_results", "1", "id",
                                                                    "enrollments (id)")
                          KEY("command_results", "2", "command_uuid", "commands (command_uuid)"))},
-    {"enrollment_queue: ids that compare byte by byte, times of less than a second",
+    {"enrollment_queue: times of less than a second; ids that compare byte by byte, unless other "
+     "tables refer to them",
      CHANGE("enrollment_queue", "column_name = 'created_at' AND datetime_precision = 0",
             "MODIFY created_at TIMESTAMP(6) NULL DEFAULT CURRENT_TIMESTAMP(6)",
             KEY("enrollment_queue", "1", "id", "enrollments (id)")
