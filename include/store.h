@@ -63,15 +63,17 @@ typedef void store_schema_told_t(void *baton, const char *what, const char *sql)
 
 /** Tell what store_schema_upgrade() would do: nothing if the schema is complete.
  *
+ * @param rows  whether to look for rows that need it, too, which reads whole tables
  * @param tell  may be told everything once more from the beginning if the connection was dead
  */
-apr_status_t store_schema_status(store_t *store, store_schema_told_t *tell, void *baton,
+apr_status_t store_schema_status(store_t *store, int rows, store_schema_told_t *tell, void *baton,
                                  apr_pool_t *pool);
 
 /** Bring the schema, ours or another server's, up to what store_schema_create() makes: missing
- * tables, columns of another type, missing indexes. Drops no data, and does nothing where nothing
- * is missing. Waits, without a bound, for another one that is at work. Where the database commits
- * each statement, one that was broken off is completed by the next.
+ * tables, columns of another type, missing indexes, finished commands that count as waiting. Drops
+ * no data, and does nothing where nothing is missing. Waits, without a bound, for another one that
+ * is at work. Where the database commits each statement, one that was broken off is completed by
+ * the next.
  *
  * @param tell  is told before it is done; everything that is left, if it was tried again
  */

@@ -172,7 +172,7 @@ static int tell_status(store_t *store, apr_pool_t *pool)
 {
     int count = 0;
     const char *why;
-    apr_status_t status = store_schema_status(store, count_and_say, &count, pool);
+    apr_status_t status = store_schema_status(store, 1, count_and_say, &count, pool);
 
     if (status != APR_SUCCESS) {
         return mistake("the database cannot be used");
@@ -243,7 +243,7 @@ static int run(const options_t *options, apr_pool_t *pool)
         return tell_status(store, pool);
     }
     if (options->dry_run) {
-        return store_schema_status(store, print_sql, NULL, pool) == APR_SUCCESS
+        return store_schema_status(store, 1, print_sql, NULL, pool) == APR_SUCCESS
                    ? EXIT_COMPLETE
                    : mistake("the database cannot be used");
     }

@@ -325,7 +325,7 @@ static void tell_upgrade(const nanomdm_server_t *conf, store_t *store, server_re
 {
     gathered_t lacks = {NULL, pool};
 
-    if (store_schema_status(store, gather, &lacks, pool) == APR_SUCCESS && lacks.text != NULL) {
+    if (store_schema_status(store, 0, gather, &lacks, pool) == APR_SUCCESS && lacks.text != NULL) {
         tell(s, APLOG_NOTICE,
              apr_psprintf(pool,
                           "the database of NanoMDMDatabase %s can be used but is not complete; "

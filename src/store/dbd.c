@@ -623,7 +623,7 @@ apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *fou
     apr_dbd_results_t *results = NULL;
     int code;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     code = apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results,
                           expand(sql, tx->store->config.prefix, 0, tx->scratch), 1);
     if (code != 0) {

@@ -104,6 +104,9 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement);
 extern const char *const dialect_tables[];
 /** Likewise those of sql/own.*.sql, which a database that another server made may lack. */
 extern const char *const dialect_own_tables[];
+/** What rows that another server wrote need; the selects read whole tables. An entry without a
+ * select ends. */
+extern const upgrade_t dialect_row_changes[];
 /** The indexes of sql/schema.*.sql, beside those of the keys; an entry without a table ends. */
 extern const index_t dialect_indexes[];
 

@@ -56,10 +56,23 @@ const index_t dialect_indexes[] = {
     {"enrollments", "device_id", "device_id"},
     {"command_results", "status", "status"},
     {"command_results", "command_uuid", "command_uuid"},
+    {"command_results", "updated_at", "updated_at"},
     {"enrollment_queue", "next", NULL},
     {"enrollment_queue", "command_uuid", "command_uuid"},
     {"cert_auth_associations", "sha256", "sha256"},
     {NULL, NULL, NULL},
+};
+
+const upgrade_t dialect_row_changes[] = {
+    {"enrollment_queue: finished commands that still count as waiting, which slows down the search "
+     "for the next one",
+     "SELECT 'UPDATE {p}enrollment_queue SET active = FALSE WHERE active = TRUE AND EXISTS"
+     " (SELECT 1 FROM {p}command_results AS r WHERE r.id = {p}enrollment_queue.id"
+     " AND r.command_uuid = {p}enrollment_queue.command_uuid AND r.status <> ''NotNow'')'"
+     " FROM {p}enrollment_queue AS q INNER JOIN {p}command_results AS r"
+     " ON r.id = q.id AND r.command_uuid = q.command_uuid"
+     " WHERE q.active = TRUE AND r.status <> 'NotNow' LIMIT 1"},
+    {NULL, NULL},
 };
 
 #define ORDER "q.priority DESC, q.created_at, q.command_uuid"

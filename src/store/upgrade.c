@@ -20,6 +20,7 @@ typedef struct step_t {
 typedef struct plan_t {
     store_schema_told_t *tell;
     void *baton;
+    int rows;                  /* look at these, too */
     apr_array_header_t *steps; /* step_t */
     int tables;                /* some of sql/schema.*.sql are missing: what else is, is unknown */
 } plan_t;
@@ -100,12 +101,12 @@ static apr_status_t plan_tables(store_tx_t *tx, plan_t *plan, const char *const 
     return status;
 }
 
-static apr_status_t plan_changes(store_tx_t *tx, plan_t *plan, apr_pool_t *pool)
+static apr_status_t plan_changes(store_tx_t *tx, plan_t *plan, const upgrade_t *change,
+                                 apr_pool_t *pool)
 {
     apr_status_t status = APR_SUCCESS;
 
-    for (const upgrade_t *change = dbd_dialect(tx)->changes;
-         change != NULL && change->select != NULL && status == APR_SUCCESS; change++) {
+    for (; change != NULL && change->select != NULL && status == APR_SUCCESS; change++) {
         apr_array_header_t *rows = apr_array_make(pool, 1, sizeof(const char *));
 
         status = dbd_select(tx, change->select, rows, pool);
@@ -163,10 +164,13 @@ static apr_status_t make_plan(store_tx_t *tx, plan_t *plan, apr_pool_t *pool)
         status = plan_tables(tx, plan, dialect_own_tables, dialect->own, pool);
     }
     if (status == APR_SUCCESS && !plan->tables) {
-        status = plan_changes(tx, plan, pool);
+        status = plan_changes(tx, plan, dialect->changes, pool);
         for (const index_t *index = dialect_indexes; index->table != NULL && status == APR_SUCCESS;
              index++) {
             status = plan_index(tx, plan, index, pool);
+        }
+        if (status == APR_SUCCESS && plan->rows) {
+            status = plan_changes(tx, plan, dialect_row_changes, pool);
         }
     }
     return status;
@@ -243,10 +247,10 @@ static apr_status_t upgrade_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return status;
 }
 
-apr_status_t store_schema_status(store_t *store, store_schema_told_t *tell, void *baton,
+apr_status_t store_schema_status(store_t *store, int rows, store_schema_told_t *tell, void *baton,
                                  apr_pool_t *pool)
 {
-    plan_t plan = {.tell = tell, .baton = baton};
+    plan_t plan = {.tell = tell, .baton = baton, .rows = rows};
 
     return store_read(store, status_work, &plan, pool);
 }
@@ -254,7 +258,7 @@ apr_status_t store_schema_status(store_t *store, store_schema_told_t *tell, void
 apr_status_t store_schema_upgrade(store_t *store, store_schema_told_t *tell, void *baton,
                                   apr_pool_t *pool)
 {
-    plan_t plan = {.tell = tell, .baton = baton};
+    plan_t plan = {.tell = tell, .baton = baton, .rows = 1};
 
     return store_write(store, upgrade_work, &plan, pool);
 }

@@ -61,16 +61,29 @@ sub nanomdm {
     return $dbh;
 }
 
-# Everything in it.
+my $final = 'EXISTS (SELECT 1 FROM {p}command_results AS r'
+    . " WHERE r.id = q.id AND r.command_uuid = q.command_uuid AND r.status <> 'NotNow')";
+
+# Everything in it, but whether finished commands count as waiting, as NanoMDM leaves them.
 sub rows {
     my %rows;
     for my $table (@tables) {
+        my @selects = $table ne 'enrollment_queue' ? "SELECT * FROM {p}$table" : (
+            "SELECT q.* FROM {p}enrollment_queue AS q WHERE NOT $final",
+            "SELECT q.id, q.command_uuid, q.priority, q.created_at FROM {p}enrollment_queue AS q WHERE $final",
+        );
         $rows{$table} = [
             sort map { join '|', map { NanoMDM::Database::normalize($_) // 'NULL' } @$_ }
-            @{ handle()->selectall_arrayref("SELECT * FROM $prefix$table") }
+            map { @{ handle()->selectall_arrayref(s/\{p\}/$prefix/gr) } } @selects
         ];
     }
     return \%rows;
+}
+
+# How many finished commands count as waiting.
+sub unsettled {
+    return scalar handle()->selectrow_array(
+        "SELECT count(*) FROM {p}enrollment_queue AS q WHERE q.active = TRUE AND $final" =~ s/\{p\}/$prefix/gr);
 }
 
 sub foreign_keys {
@@ -141,22 +154,26 @@ for my $given ('', 'nano_') {
     my $dbh = nanomdm($given);
     my $before = rows();
     my $keys = foreign_keys();
+    cmp_ok(unsettled(), '>', 0, "a NanoMDM database $name has finished commands that count as waiting");
     ($status, $output) = schema('status');
-    is($status, 1, "a NanoMDM database $name: status");
+    is($status, 1, '… status');
+    like($output, qr/enrollment_queue: finished commands that still count as waiting/, '… says so');
     like($output, qr/${given}mdm_dead_tokens/, '… a table of our own');
+    like($output, qr/command_results: an index on \(updated_at\)/, '… the index of the history');
     if ($driver eq 'pgsql') {
         like($output, qr/enrollment_queue: an index on \(id, active, priority DESC, created_at\)/, '… indexes');
         like($output, qr/cert_auth_associations: an index on \(sha256\)/, '… all of them');
         unlike($output, qr/serial_number/, '… but none that is there under another name');
     } else {
         like($output, qr/devices: .*ids that compare byte by byte/, '… ids');
-        unlike($output, qr/an index/, '… but no index, which are there under other names');
+        unlike($output, qr/an index on \((?!updated_at)/, '… but not indexes that are there under other names');
     }
     is_deeply(rows(), $before, '… changes nothing');
     ($status, $output) = schema('upgrade');
     is($status, 0, 'upgrade') or diag($output);
     like($output, qr/${given}mdm_dead_tokens.*\nNothing is missing\.\n\z/s, '… says each step');
     is_deeply(rows(), $before, '… all data are as they were');
+    is(unsettled(), 0, '… but that finished commands do not count as waiting');
     is(foreign_keys(), $keys, '… and the foreign keys, by their names');
     is_complete('… nothing is missing any more');
     is(join(' ', schema('upgrade')), "0 Nothing is missing.\n", 'upgrade again');
