@@ -29,6 +29,7 @@ typedef struct store_config_t {
     apr_interval_time_t wait;    /* how long to wait for a free connection */
     apr_interval_time_t timeout; /* how long a server may take to answer a call; 0: for ever */
     apr_interval_time_t idle;    /* how long an unused connection is kept */
+    int read_only;               /* nothing will be written: the database itself sees to it */
 } store_config_t;
 
 /** Whether this build and machine can use the driver.

@@ -16,6 +16,7 @@
 
 #include <apr_atomic.h>
 #include <apr_dbd.h>
+#include <apr_file_info.h>
 #include <apr_reslist.h>
 #include <apr_strings.h>
 #include <string.h>
@@ -195,6 +196,8 @@ static apr_status_t open_handle(store_tx_t *tx, const char **why)
 static apr_status_t connect_to_database(store_tx_t *tx)
 {
     const store_t *store = tx->store;
+    const char *const *settings =
+        store->config.read_only ? store->dialect->read_settings : store->dialect->settings;
     const char *reason = NULL;
 
     if (open_handle(tx, &reason) != APR_SUCCESS) {
@@ -202,8 +205,7 @@ static apr_status_t connect_to_database(store_tx_t *tx)
                 connect_reason(store, reason, tx->pool));
         return MDM_EUNAVAILABLE;
     }
-    for (const char *const *setting = store->dialect->settings; setting != NULL && *setting != NULL;
-         setting++) {
+    for (const char *const *setting = settings; setting != NULL && *setting != NULL; setting++) {
         int code = set(tx, *setting);
 
         if (code != 0) {
@@ -312,11 +314,18 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
                         apr_pool_t *pool)
 {
     store_t *store;
+    apr_finfo_t unused;
     apr_pool_t *own;
     apr_status_t status = store_driver_check(config->driver, why, pool);
 
     if (status != APR_SUCCESS) {
         return status;
+    }
+    if (config->read_only && dialect_get(config->driver)->single_writer &&
+        apr_stat(&unused, config->params, APR_FINFO_TYPE, pool) != APR_SUCCESS) {
+        /* Opening it would make an empty one. */
+        *why = apr_psprintf(pool, "there is no database file %s", config->params);
+        return MDM_EINPUT;
     }
     store = apr_pcalloc(pool, sizeof(*store));
     store->config = *config;
@@ -326,7 +335,7 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
         store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0", NULL);
     }
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
-    if (status == APR_SUCCESS && store->dialect->single_writer) {
+    if (status == APR_SUCCESS && store->dialect->single_writer && !config->read_only) {
         status = writer_create(&store->writer, config->params, pool);
     }
     if (status == APR_SUCCESS && config->timeout > 0 && store->dialect->socket_function != NULL) {
@@ -390,6 +399,19 @@ static apr_status_t failed(store_tx_t *tx, int code, const char *what)
                 first_line(reason, tx->scratch));
     }
     return MDM_EUNAVAILABLE;
+}
+
+static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
+{
+    int rows = 0;
+    int code;
+
+    begin_call(tx);
+    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+    if (code != 0) {
+        failed(tx, code, what);
+    }
+    return code;
 }
 
 static apr_status_t prepare(store_tx_t *tx, statement_t statement, int size,
@@ -606,6 +628,67 @@ apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
     return APR_SUCCESS;
 }
 
+const char *dbd_prefix(const store_tx_t *tx)
+{
+    return tx->store->config.prefix;
+}
+
+const char *dbd_quote(store_tx_t *tx, const char *text, apr_pool_t *pool)
+{
+    return apr_pstrcat(pool, "'", apr_dbd_escape(tx->store->driver, pool, text, tx->handle), "'",
+                       NULL);
+}
+
+apr_status_t dbd_rows(store_tx_t *tx, const char *sql, int columns, apr_array_header_t *rows,
+                      apr_pool_t *pool)
+{
+    apr_dbd_results_t *results = NULL;
+    apr_dbd_row_t *row;
+    int code;
+
+    begin_call(tx);
+    code = apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    if (code != 0) {
+        return failed(tx, code, "a select");
+    }
+    for (int n = 1; get_row(tx, results, &row, n); n++) {
+        const char **values = apr_palloc(pool, (apr_size_t)columns * sizeof(*values));
+
+        for (int i = 0; i < columns; i++) {
+            values[i] = get_value(tx, row, i, pool);
+        }
+        APR_ARRAY_PUSH(rows, const char *const *) = values;
+    }
+    return APR_SUCCESS;
+}
+
+apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char **why,
+                     apr_pool_t *pool)
+{
+    const store_t *store = tx->store;
+    const char *reason;
+    int rows = 0;
+    int code;
+
+    if (transaction_statement(tx, "SAVEPOINT attempt", "SAVEPOINT") != 0) {
+        return MDM_EUNAVAILABLE;
+    }
+    begin_call(tx);
+    code = apr_dbd_query(store->driver, tx->handle, &rows, sql);
+    if (code == 0) {
+        *affected = rows;
+        code = transaction_statement(tx, "RELEASE SAVEPOINT attempt", "RELEASE");
+        return code == 0 ? APR_SUCCESS : MDM_EUNAVAILABLE;
+    }
+    reason = apr_dbd_error(store->driver, tx->handle, code);
+    if (store->dialect->is_busy(code, reason)) {
+        return failed(tx, code, "a statement");
+    }
+    *why = first_line(reason, pool);
+    code = transaction_statement(tx, "ROLLBACK TO SAVEPOINT attempt", "ROLLBACK");
+    return code == 0 ? APR_EGENERAL : MDM_EUNAVAILABLE;
+}
+
 apr_status_t dbd_query(store_tx_t *tx, const char *sql)
 {
     int rows = 0;
@@ -678,19 +761,6 @@ typedef enum {
     ATTEMPT_BROKEN,
     ATTEMPT_UNKNOWN /* whether it was committed; not to be repeated */
 } outcome_t;
-
-static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
-{
-    int rows = 0;
-    int code;
-
-    begin_call(tx);
-    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
-    if (code != 0) {
-        failed(tx, code, what);
-    }
-    return code;
-}
 
 static outcome_t outcome_of_failure(const store_tx_t *tx)
 {

@@ -59,6 +59,21 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
 apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
                       const apr_array_header_t *ids, apr_array_header_t *found, apr_pool_t *pool);
 
+/* For the work on whole tables, whose statements are made from their columns. What is handed to
+ * these is final, {p} is not replaced, and a percent sign has no meaning. */
+
+const char *dbd_prefix(const store_tx_t *tx);
+/** A text as a literal, with its quotes. */
+const char *dbd_quote(store_tx_t *tx, const char *text, apr_pool_t *pool);
+/** Run one select and append its rows, each as const char *const * with so many values, copied to
+ * the pool, NULL for NULL; they may be as large as the database gives. */
+apr_status_t dbd_rows(store_tx_t *tx, const char *sql, int columns, apr_array_header_t *rows,
+                      apr_pool_t *pool);
+/** Run one statement inside of a transaction, which goes on without it if the database refuses it.
+ * @return APR_EGENERAL if it does, with its reason in *why; MDM_EUNAVAILABLE */
+apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char **why,
+                     apr_pool_t *pool);
+
 /** Run one statement as it is, without parameters; {p} is replaced. For schema work only. */
 apr_status_t dbd_query(store_tx_t *tx, const char *sql);
 /** Run one select as it is and append the first column of its rows to found, as const char * in the

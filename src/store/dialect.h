@@ -67,14 +67,28 @@ typedef struct index_t {
     const char *columns; /* NULL: the dialect's queue_index */
 } index_t;
 
+/** How a database's values are read and written as text when it is copied; {v} is the column or the
+ * value, {p} the table prefix, {table} a table. NULL where there is nothing special. */
+typedef struct dialect_copy_t {
+    const char *read_time; /* YYYY-MM-DD HH:MM:SS, maybe with a fraction, in UTC */
+    const char *write_time;
+    const char *read_bytes; /* hex, lower case */
+    const char *write_bytes;
+    const char *arrival;       /* of a queue row, to be sorted as text, if not its time */
+    const char *whole_seconds; /* select: the columns of {table} that hold no fractions */
+    const char *statement_max; /* select: bytes that a statement may have */
+    const char *skip;          /* ends an insert that leaves alone rows whose key {v} is there */
+} dialect_copy_t;
+
 /** What differs from one database to the next. */
 typedef struct dialect_t {
     const char *driver;  /* apr_dbd's name */
     const char *package; /* Debian's package of the driver */
     /* those that differ from the standard ones; NULL for the others */
     const char *statements[STMT_COUNT];
-    const char *const *settings;     /* run on each new connection; NULL ends, and may be all */
-    void (*connected)(void *native); /* called with each new connection; may be NULL */
+    const char *const *settings;      /* run on each new connection; NULL ends, and may be all */
+    const char *const *read_settings; /* in their place where a store only reads */
+    void (*connected)(void *native);  /* called with each new connection; may be NULL */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
     const char *own;    /* that of sql/own.*.sql */
@@ -95,6 +109,8 @@ typedef struct dialect_t {
     const char *index_missing; /* … if no index of this table (%s) begins with "COLUMN,…," (%s) */
     const char *queue_index;   /* the columns of the index that finds the next command */
     const upgrade_t *changes; /* an entry without a select ends; NULL for none */
+
+    dialect_copy_t copy;
 } dialect_t;
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */

@@ -16,6 +16,13 @@ static const char *const settings[] = {
     NULL,
 };
 
+static const char *const read_settings[] = {
+    "SET NAMES utf8mb4",
+    "SET SESSION time_zone = '+00:00'",
+    "SET SESSION TRANSACTION READ ONLY",
+    NULL,
+};
+
 /* A deadlock, or a lock that was waited for too long: the transaction may be repeated. */
 static int is_busy(int code, const char *reason)
 {
@@ -136,6 +143,7 @@ const dialect_t dialect_mysql = {
     .driver = "mysql",
     .package = "libaprutil1-dbd-mysql",
     .settings = settings,
+    .read_settings = read_settings,
     .begin = "START TRANSACTION",
     .schema = schema_mysql_sql,
     .own = own_mysql_sql,
@@ -155,6 +163,18 @@ const dialect_t dialect_mysql = {
                      " WHERE CONCAT(i.names, ',') LIKE '%s%%')",
     .queue_index = "id, active, priority DESC, created_at",
     .changes = changes,
+    .copy =
+        {
+            .read_bytes = "LOWER(HEX({v}))",
+            .write_bytes = "X'{v}'",
+            /* into which it would round, or cut, depending on who it is */
+            .whole_seconds = "SELECT column_name FROM information_schema.columns"
+                             " WHERE table_schema = DATABASE() AND table_name = '{p}{table}'"
+                             " AND datetime_precision = 0",
+            .statement_max = "SELECT @@max_allowed_packet",
+            /* changes nothing, whichever key is there */
+            .skip = " ON DUPLICATE KEY UPDATE created_at = {p}{table}.created_at",
+        },
     .statements =
         {
             DIALECT_HISTORY("CURRENT_TIMESTAMP - INTERVAL %s SECOND"),

@@ -32,9 +32,15 @@ static int is_busy(int code, const char *reason)
            (strstr(reason, " 40P01: ") != NULL || strstr(reason, " 40001: ") != NULL);
 }
 
+static const char *const read_settings[] = {
+    "SET default_transaction_read_only = on",
+    NULL,
+};
+
 const dialect_t dialect_pgsql = {
     .driver = "pgsql",
     .package = "libaprutil1-dbd-pgsql",
+    .read_settings = read_settings,
     .begin = "BEGIN",
     .schema = schema_pgsql_sql,
     .own = own_pgsql_sql,
@@ -54,6 +60,16 @@ const dialect_t dialect_pgsql = {
         "   LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number"
         "  ) || ',', '%s'))",
     .queue_index = "id, active, priority DESC, created_at",
+    .copy =
+        {
+            /* The columns have no time zone: what is in them is a session's local time. */
+            .read_time = "TO_CHAR(CAST({v} AS TIMESTAMPTZ) AT TIME ZONE 'UTC',"
+                         " 'YYYY-MM-DD HH24:MI:SS.US')",
+            .write_time = "CAST(TIMESTAMPTZ '{v}+00' AS TIMESTAMP)",
+            .read_bytes = "ENCODE({v}, 'hex')",
+            .write_bytes = "DECODE('{v}', 'hex')",
+            .skip = " ON CONFLICT ({v}) DO NOTHING",
+        },
     .statements =
         {
             DIALECT_HISTORY("LOCALTIMESTAMP - CAST(%s AS integer) * INTERVAL '1 second'"),
