@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "dbd.h"
 #include "store_copy.h"
@@ -340,10 +341,10 @@ static const char *page_clause(store_tx_t *tx, const store_reader_t *reader, int
                                apr_pool_t *pool)
 {
     const store_table_t *table = reader->table;
-    const char *const *key = table->column;
     const char *where = "";
 
     if (reader->last != NULL) {
+        const char *const *key = table->column;
         const char *first = dbd_quote(tx, reader->last[0], pool);
 
         /* Not every database uses an index to compare pairs. */
@@ -468,13 +469,13 @@ static int compare_queued(const void *a, const void *b)
 }
 
 /* Takes the last enrollment off a full page, as there may be more of its rows: what stays is whole.
- */
+ * To some databases ids that differ in case are the same; to take off more does no harm. */
 static void cut_page(apr_array_header_t *rows)
 {
     const char *last = APR_ARRAY_IDX(rows, rows->nelts - 1, store_row_t)[0];
 
     while (rows->nelts > 0 &&
-           strcmp(APR_ARRAY_IDX(rows, rows->nelts - 1, store_row_t)[0], last) == 0) {
+           strcasecmp(APR_ARRAY_IDX(rows, rows->nelts - 1, store_row_t)[0], last) == 0) {
         rows->nelts--;
     }
 }

@@ -163,6 +163,13 @@ static int compare_count(const copier_t *copier, const copied_t *copied)
            " there already, %6" APR_INT64_T_FMT " refused, %9" APR_INT64_T_FMT " in the target\n",
            copied->to->name, copied->read, copied->written,
            copied->read - copied->written - copied->refused, copied->refused, there);
+    if (copied->read != copied->rows) {
+        /* Also if a database had said that there are no more where it had failed. */
+        migrate_say("%s: the source had %" APR_INT64_T_FMT " rows at first, and not as many were "
+                    "read: is it in use?",
+                    copied->from->name, copied->rows);
+        return MIGRATE_FAILED;
+    }
     if (there < copied->read || (there > copied->read && !copier->opt->resume)) {
         if (copied->refused == 0) {
             migrate_say("%s: the target has not as many rows as were read", copied->to->name);

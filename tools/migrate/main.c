@@ -362,7 +362,6 @@ int main(int argc, const char *const *argv)
     int status;
 
     apr_app_initialize(&argc, &argv, NULL);
-    atexit(apr_terminate);
     apr_pool_create(&pool, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
     mdm_log_set(on_log);
@@ -377,5 +376,6 @@ int main(int argc, const char *const *argv)
     } else {
         migrate_die("there is no command \"%s\": it is copy or replay", command);
     }
+    apr_pool_destroy(pool); /* closes the databases */
     return status;
 }

@@ -94,6 +94,7 @@ static off_t read_state(replay_t *replay, FILE *file, const char *head)
     while ((len = getline(&line, &size, file)) > 0 && line[len - 1] == '\n') {
         line[len - 1] = '\0';
         if (good == 0 && strcmp(line, head) != 0) {
+            free(line);
             migrate_die("--state: %s is not of a run with this --to-url", replay->opt->state);
         }
         if (good != 0) {
@@ -371,8 +372,7 @@ static int try_again(replay_t *replay, slot_t *slot, const char *why)
     if (slot->failing_since == 0) {
         slot->failing_since = now;
         slot->pause = PAUSE_FIRST;
-    }
-    if (!replay->waiting && replay->last_success < slot->failing_since) {
+    } else if (!replay->waiting && replay->last_success < slot->failing_since) {
         replay->waiting = 1;
         migrate_say("%s; trying again for %d s", why, replay->opt->patience);
     }
@@ -519,7 +519,11 @@ static void list_all(replay_t *replay)
     slot_t slot = {0};
 
     apr_pool_create(&slot.pool, replay->pool);
-    while (!migrate_stop && begin_device(replay, &slot)) {
+    while (begin_device(replay, &slot)) {
+        if (migrate_stop) {
+            replay->interrupted = 1;
+            break;
+        }
         do {
             printf("%s %s\n", message_name(&slot), message_id(&slot));
             replay->messages++;
@@ -529,8 +533,14 @@ static void list_all(replay_t *replay)
 }
 
 /* What was done; returns the exit status. */
-static int summarize(const replay_t *replay)
+static int summarize(replay_t *replay)
 {
+    if (!replay->interrupted && replay->seen < replay->total) {
+        migrate_say("--from had %" APR_INT64_T_FMT " devices at first, and not as many were read: "
+                    "is it in use?",
+                    replay->total);
+        replay->interrupted = 1;
+    }
     for (int i = 0; i < replay->failures->nelts; i++) {
         const failure_t *failure = &APR_ARRAY_IDX(replay->failures, i, failure_t);
 
