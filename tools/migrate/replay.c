@@ -579,8 +579,6 @@ int migrate_replay(const migrate_options_t *opt, const store_config_t *from, apr
     replay_t replay = {.opt = opt, .pool = pool, .state = -1};
     store_config_t source = *from;
 
-    source.read_only = 1;
-    replay.store = migrate_open(&source, "--from", pool);
     replay.before = apr_hash_make(pool);
     replay.failures = apr_array_make(pool, 8, sizeof(failure_t));
     replay.ids = apr_array_make(pool, 1, sizeof(const char *));
@@ -589,6 +587,8 @@ int migrate_replay(const migrate_options_t *opt, const store_config_t *from, apr
     if (opt->state != NULL) {
         open_state(&replay);
     }
+    source.read_only = 1;
+    replay.store = migrate_open(&source, "--from", pool);
     if (count_devices(&replay) != APR_SUCCESS) {
         database_failed(&replay);
     } else if (opt->dry_run) {
