@@ -376,6 +376,15 @@ like($output, qr/^sent 5 devices with 10 messages; left out: 0 disabled/m, '… 
 is(count_of('devices'), 5, '… they are there');
 $plain->stop;
 
+# over TLS, to the server of all suites
+server(undef);
+my @tls = ('--to-url', 'https://localhost:' . port('tls') . '/migration');
+migrate_fails('replay to a server whose certificate is not trusted', 1, qr/certificate is not trusted/,
+    'replay', @from, @tls, @rest);
+$output = migrate_ok('… with its authority', 'replay', @from, @tls, @rest, '--ca-file',
+    pki->cert('other_ca'));
+like($output, qr/^sent 3 devices with 7 messages/m, '… is sent');
+
 # many devices, one of which no server takes
 my $many = "$scratch/fleet.db";
 {
