@@ -22,12 +22,14 @@ typedef struct store_t store_t;
 typedef struct store_tx_t store_tx_t;
 
 typedef struct store_config_t {
-    const char *driver;       /* an apr_dbd driver: sqlite3, pgsql, mysql */
-    const char *params;       /* its parameters; for sqlite3 the file */
-    const char *prefix;       /* of every table, view and index; "" for none */
-    int max;                  /* most connections */
-    apr_interval_time_t wait; /* how long to wait for a free connection */
-    apr_interval_time_t idle; /* how long an unused connection is kept */
+    const char *driver;          /* an apr_dbd driver: sqlite3, pgsql, mysql */
+    const char *params;          /* its parameters; for sqlite3 the file */
+    const char *prefix;          /* of every table, view and index; "" for none */
+    int max;                     /* most connections */
+    apr_interval_time_t wait;    /* how long to wait for a free connection */
+    apr_interval_time_t timeout; /* how long a server may take to answer a call; 0: for ever */
+    apr_interval_time_t idle;    /* how long an unused connection is kept */
+    int read_only;               /* nothing will be written: the database itself sees to it */
 } store_config_t;
 
 /** Whether this build and machine can use the driver.
@@ -52,6 +54,32 @@ apr_status_t store_schema_create(store_t *store, apr_pool_t *pool);
  * @return MDM_ESCHEMA, with what is missing in *why
  */
 apr_status_t store_schema_check(store_t *store, const char **why, apr_pool_t *pool);
+
+/** Told of each step of an upgrade and, behind it, each of its statements; one of the two is NULL.
+ *
+ * @param what  the step, in words
+ * @param sql   in one line, without a semicolon
+ */
+typedef void store_schema_told_t(void *baton, const char *what, const char *sql);
+
+/** Tell what store_schema_upgrade() would do: nothing if the schema is complete.
+ *
+ * @param rows  whether to look for rows that need it, too, which reads whole tables
+ * @param tell  may be told everything once more from the beginning if the connection was dead
+ */
+apr_status_t store_schema_status(store_t *store, int rows, store_schema_told_t *tell, void *baton,
+                                 apr_pool_t *pool);
+
+/** Bring the schema, ours or another server's, up to what store_schema_create() makes: missing
+ * tables, columns of another type, missing indexes, finished commands that count as waiting. Drops
+ * no data, and does nothing where nothing is missing. Waits, without a bound, for another one that
+ * is at work. Where the database commits each statement, one that was broken off is completed by
+ * the next.
+ *
+ * @param tell  is told before it is done; everything that is left, if it was tried again
+ */
+apr_status_t store_schema_upgrade(store_t *store, store_schema_told_t *tell, void *baton,
+                                  apr_pool_t *pool);
 
 /** Work on the database. May be run again after a failure, so it must set its outputs anew each
  * time and have no other effect. Returns the status the whole is to have; everything but
@@ -187,5 +215,22 @@ apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrol
 /** @return APR_ENOENT if there is no such command */
 apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const char **raw,
                                 apr_size_t *raw_len, apr_pool_t *pool);
+
+/* History: commands that are finished, or were taken back, and their results. */
+
+/** What to sweep. */
+typedef enum {
+    STORE_HISTORY_FINISHED, /* commands with a final result: an index hit */
+    STORE_HISTORY_CLEARED   /* those that a new enrollment took back: reads the whole queue */
+} store_history_t;
+
+/** Delete a small batch of what ended longer ago than age: places in the queue with their results,
+ * and commands that nobody has any more. Nothing a device waits for is touched or locked. Only one
+ * node at a time does so: another finds nothing.
+ *
+ * @param deleted  how many places there were; 0: nothing is left, or another node is at it
+ */
+apr_status_t store_history_sweep(store_t *store, store_history_t what, apr_interval_time_t age,
+                                 int *deleted, apr_pool_t *pool);
 
 #endif

@@ -81,6 +81,7 @@ CREATE TABLE IF NOT EXISTS {p}command_results (
     updated_at    TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
     PRIMARY KEY (id, command_uuid),
     INDEX status (status),
+    INDEX {p}command_results_updated_at (updated_at),
     FOREIGN KEY (id) REFERENCES {p}enrollments (id) ON DELETE CASCADE ON UPDATE CASCADE,
     FOREIGN KEY (command_uuid) REFERENCES {p}commands (command_uuid) ON DELETE CASCADE ON UPDATE CASCADE
 ) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

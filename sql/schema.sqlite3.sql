@@ -91,6 +91,8 @@ CREATE INDEX IF NOT EXISTS {p}command_results_status ON {p}command_results (stat
 
 CREATE INDEX IF NOT EXISTS {p}command_results_command_uuid ON {p}command_results (command_uuid);
 
+CREATE INDEX IF NOT EXISTS {p}command_results_updated_at ON {p}command_results (updated_at);
+
 CREATE TABLE IF NOT EXISTS {p}enrollment_queue (
     id           VARCHAR(255) NOT NULL
                  REFERENCES {p}enrollments (id) ON DELETE CASCADE ON UPDATE CASCADE,

@@ -71,16 +71,29 @@ static apr_status_t parse(store_config_t *out, const char *text, const char **wh
     return APR_SUCCESS;
 }
 
-apr_status_t tool_database_parse(store_config_t *out, const char *text, const char **why,
-                                 apr_pool_t *pool)
+apr_status_t tool_secret_read(const char **out, const char *text, const char **why,
+                              apr_pool_t *pool)
 {
     char *content;
     apr_status_t status;
 
     if (strncmp(text, "file:", 5) != 0) {
-        return parse(out, text, why, pool);
+        *out = text;
+        return APR_SUCCESS;
     }
     status = read_file(&content, text + 5, why, pool);
+    if (status == APR_SUCCESS) {
+        *out = content;
+    }
+    return status;
+}
+
+apr_status_t tool_database_parse(store_config_t *out, const char *text, const char **why,
+                                 apr_pool_t *pool)
+{
+    const char *content;
+    apr_status_t status = tool_secret_read(&content, text, why, pool);
+
     return status == APR_SUCCESS ? parse(out, content, why, pool) : status;
 }
 

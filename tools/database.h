@@ -8,6 +8,12 @@
 
 #include "store.h"
 
+/** An argument that is the thing itself, or "file:/PATH" of a file that holds it; blanks at its end
+ * are not part of it.
+ * @param why  on failure: a sentence for the user */
+apr_status_t tool_secret_read(const char **out, const char *text, const char **why,
+                              apr_pool_t *pool);
+
 /** Fill in a configuration with one connection and no prefix, from an argument.
  *
  * @param text  "DRIVER PARAMETERS" as after NanoMDMDatabase, or "file:/PATH" of a file that holds

@@ -317,6 +317,39 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
 
 enum { SCHEMA_FITS, SCHEMA_WRONG, SCHEMA_UNREACHABLE };
 
+typedef struct gathered_t {
+    const char *text;
+    apr_pool_t *pool;
+} gathered_t;
+
+static void gather(void *baton, const char *what, const char *sql)
+{
+    gathered_t *gathered = baton;
+
+    (void)sql;
+    if (what != NULL) {
+        gathered->text = gathered->text != NULL
+                             ? apr_pstrcat(gathered->pool, gathered->text, "; ", what, NULL)
+                             : apr_pstrdup(gathered->pool, what);
+    }
+}
+
+/* What is done without, on another server's database or on an older one of ours. */
+static void tell_upgrade(const nanomdm_server_t *conf, store_t *store, server_rec *s,
+                         apr_pool_t *pool)
+{
+    gathered_t lacks = {NULL, pool};
+
+    if (store_schema_status(store, 0, gather, &lacks, pool) == APR_SUCCESS && lacks.text != NULL) {
+        tell(s, APLOG_NOTICE,
+             apr_psprintf(pool,
+                          "the database of NanoMDMDatabase %s can be used but is not complete; "
+                          "\"nanomdm-schema upgrade --conf FILE\", with the file that has "
+                          "NanoMDMDatabase, makes what it lacks: %s",
+                          conf->db_driver, lacks.text));
+    }
+}
+
 /* As the user of the children, so that a SQLite database and its companions are theirs. */
 static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *pool)
 {
@@ -352,6 +385,7 @@ static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *
                           conf->db_driver));
         return SCHEMA_UNREACHABLE;
     }
+    tell_upgrade(conf, store, s, pool);
     return SCHEMA_FITS;
 }
 

@@ -13,6 +13,7 @@
 #include <signal.h>
 
 #include "mdm_log.h"
+#include "service_history.h"
 
 /* How long the end of a child may wait for its background threads. With prefork the wait is inside
  * a signal handler, which may have interrupted the very transaction that the thread waits for. */
@@ -23,17 +24,18 @@
  * nobody left to tell. */
 #define PUSH_GRACE apr_time_from_sec(4)
 
+/* How often to look for history to sweep, unless it is kept for a very short time. */
+#define HISTORY_INTERVAL apr_time_from_sec(60)
+
 /* A pusher in one child: shared by the virtual hosts that push the same way. */
 typedef struct pusher_t {
     apns_t *apns;
     apr_interval_time_t grace;
-    nanomdm_worker_t *worker;
 } pusher_t;
 
 typedef struct child_t {
-    apr_pool_t *pool;              /* of stores and threads; not the child's, see child_cleanup() */
-    apr_array_header_t *databases; /* nanomdm_database_t * */
-    apr_array_header_t *pushers;   /* pusher_t * */
+    apr_pool_t *pool;            /* of stores and threads; not the child's, see child_cleanup() */
+    apr_array_header_t *workers; /* nanomdm_worker_t * */
     int threaded;
 } child_t;
 
@@ -53,11 +55,45 @@ void nanomdm_log_to(server_rec *s)
     mdm_log_set_most(APLOGdebug(s) ? MDM_LOG_DEBUG : MDM_LOG_INFO);
 }
 
-static void flush_turn(void *baton, int stopping, apr_pool_t *pool)
+static int flush_turn(void *baton, int stopping, apr_pool_t *pool)
 {
     (void)stopping;
     (void)pool;
     service_lastseen_flush(baton); /* what fails is logged by the store and kept */
+    return 0;
+}
+
+static int history_turn(void *baton, int stopping, apr_pool_t *pool)
+{
+    return stopping ? 0 : service_history_sweep(baton, pool);
+}
+
+static apr_status_t start_worker(child_t *child, apr_interval_time_t interval, nanomdm_turn_t *turn,
+                                 void *baton)
+{
+    nanomdm_worker_t *worker;
+    apr_status_t status = nanomdm_worker_start(&worker, interval, turn, baton, child->pool);
+
+    if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->workers, nanomdm_worker_t *) = worker;
+    }
+    return status;
+}
+
+static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
+                                  nanomdm_database_t *database)
+{
+    apr_status_t status =
+        start_worker(child, conf->last_seen_interval, flush_turn, database->lastseen);
+
+    if (status == APR_SUCCESS && conf->history > 0) {
+        apr_interval_time_t often = conf->history / 10;
+
+        status =
+            start_worker(child, often < HISTORY_INTERVAL ? often : HISTORY_INTERVAL, history_turn,
+                         service_history_create(database->store, conf->history, child->pool));
+    }
+    return status;
 }
 
 static void push_loop(void *baton, int stop_fd)
@@ -75,24 +111,23 @@ static int threads_of_child(void)
     return threads > 0 ? threads : 1;
 }
 
-static apr_status_t open_database(nanomdm_database_t **out, const nanomdm_server_t *conf,
-                                  const char **why, apr_pool_t *pool)
+static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
+                                  const nanomdm_server_t *conf, const char **why)
 {
-    nanomdm_database_t *database = apr_pcalloc(pool, sizeof(*database));
+    nanomdm_database_t *database = apr_pcalloc(child->pool, sizeof(*database));
     store_config_t config = nanomdm_store_config(conf);
     apr_status_t status;
 
     if (config.max == NANOMDM_UNSET) {
         config.max = threads_of_child() + 1; /* and one for the background */
     }
-    status = store_open(&database->store, &config, why, pool);
+    status = store_open(&database->store, &config, why, child->pool);
     if (status == APR_SUCCESS) {
         *why = "a background thread cannot be started";
-        status = service_lastseen_create(&database->lastseen, database->store, pool);
+        status = service_lastseen_create(&database->lastseen, database->store, child->pool);
     }
     if (status == APR_SUCCESS) {
-        status = nanomdm_worker_start(&database->flusher, conf->last_seen_interval, flush_turn,
-                                      database->lastseen, pool);
+        status = start_workers(child, conf, database);
     }
     if (status == APR_SUCCESS) {
         *out = database;
@@ -115,24 +150,15 @@ static apr_status_t child_cleanup(void *data)
     apr_time_t end = apr_time_now() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
     int all = 1;
 
-    for (int i = 0; i < child->databases->nelts; i++) {
-        nanomdm_database_t *database = APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *);
+    for (int i = 0; i < child->workers->nelts; i++) {
         apr_interval_time_t left = end - apr_time_now();
 
-        all &= nanomdm_worker_stop(database->flusher, left > 0 ? left : 0) == APR_SUCCESS;
-    }
-    for (int i = 0; i < child->pushers->nelts; i++) {
-        const pusher_t *pusher = APR_ARRAY_IDX(child->pushers, i, pusher_t *);
-        apr_interval_time_t left = end - apr_time_now();
-
-        all &= nanomdm_worker_stop(pusher->worker, left > 0 ? left : 0) == APR_SUCCESS;
+        all &= nanomdm_worker_stop(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *),
+                                   left > 0 ? left : 0) == APR_SUCCESS;
     }
     if (all && child->threaded) {
-        for (int i = 0; i < child->databases->nelts; i++) {
-            nanomdm_worker_free(APR_ARRAY_IDX(child->databases, i, nanomdm_database_t *)->flusher);
-        }
-        for (int i = 0; i < child->pushers->nelts; i++) {
-            nanomdm_worker_free(APR_ARRAY_IDX(child->pushers, i, pusher_t *)->worker);
+        for (int i = 0; i < child->workers->nelts; i++) {
+            nanomdm_worker_free(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *));
         }
         apr_pool_destroy(child->pool);
     }
@@ -170,13 +196,12 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
             continue;
         }
         if (database == NULL) {
-            apr_status_t status = open_database(&database, conf, &why, child->pool);
+            apr_status_t status = open_database(child, &database, conf, &why);
 
             if (status != APR_SUCCESS) {
                 ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMDatabase: %s", why);
                 continue; /* requests get 503 */
             }
-            APR_ARRAY_PUSH(child->databases, nanomdm_database_t *) = database;
             apr_hash_set(by_key, key, APR_HASH_KEY_STRING, database);
         }
         fill_service(conf, database);
@@ -191,18 +216,20 @@ static const char *pusher_key(const apns_config_t *config, apr_pool_t *pool)
                         config->expiration);
 }
 
-static apr_status_t open_pusher(pusher_t **out, const apns_config_t *config, int threaded,
-                                const char **why, apr_pool_t *pool)
+static apr_status_t open_pusher(child_t *child, pusher_t **out, const apns_config_t *config,
+                                const char **why)
 {
-    pusher_t *pusher = apr_pcalloc(pool, sizeof(*pusher));
-    apr_status_t status = apns_create(&pusher->apns, config, why, pool);
+    pusher_t *pusher = apr_pcalloc(child->pool, sizeof(*pusher));
+    nanomdm_worker_t *worker;
+    apr_status_t status = apns_create(&pusher->apns, config, why, child->pool);
 
-    pusher->grace = threaded ? PUSH_GRACE : 0;
+    pusher->grace = child->threaded ? PUSH_GRACE : 0;
     if (status == APR_SUCCESS) {
         *why = "a background thread cannot be started";
-        status = nanomdm_worker_start_loop(&pusher->worker, push_loop, pusher, pool);
+        status = nanomdm_worker_start_loop(&worker, push_loop, pusher, child->pool);
     }
     if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->workers, nanomdm_worker_t *) = worker;
         *out = pusher;
     }
     return status;
@@ -223,13 +250,12 @@ static void open_pushers(child_t *child, server_rec *main_server, apr_pool_t *pc
             continue;
         }
         if (pusher == NULL) {
-            apr_status_t status = open_pusher(&pusher, &config, child->threaded, &why, child->pool);
+            apr_status_t status = open_pusher(child, &pusher, &config, &why);
 
             if (status != APR_SUCCESS) {
                 ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMPushURL: %s", why);
                 continue; /* pushes get 503 */
             }
-            APR_ARRAY_PUSH(child->pushers, pusher_t *) = pusher;
             apr_hash_set(by_key, key, APR_HASH_KEY_STRING, pusher);
         }
         conf->service.apns = pusher->apns;
@@ -248,8 +274,7 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
         return;
     }
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
-    child->databases = apr_array_make(pchild, 1, sizeof(nanomdm_database_t *));
-    child->pushers = apr_array_make(pchild, 1, sizeof(pusher_t *));
+    child->workers = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
     /* A signal that ends the child at this very moment waits until there is something to clean up:
      * its handler destroys the pools that are being filled. */
     sigfillset(&all);
@@ -259,8 +284,8 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, databases: %d",
-                 child->databases->nelts);
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, background threads: %d",
+                 child->workers->nelts);
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
@@ -269,10 +294,11 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
-    for (int i = 0; this_child != NULL && i < this_child->databases->nelts; i++) {
-        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->databases, i, nanomdm_database_t *)->flusher);
-    }
-    for (int i = 0; this_child != NULL && !graceful && i < this_child->pushers->nelts; i++) {
-        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->pushers, i, pusher_t *)->worker);
+    for (int i = 0; this_child != NULL && i < this_child->workers->nelts; i++) {
+        nanomdm_worker_t *worker = APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *);
+
+        if (!graceful || !nanomdm_worker_loops(worker)) {
+            nanomdm_worker_wake(worker);
+        }
     }
 }

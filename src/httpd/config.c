@@ -30,12 +30,14 @@ void *nanomdm_create_server(apr_pool_t *pool, server_rec *server)
     (void)server;
     conf->db_max = NANOMDM_UNSET;
     conf->db_wait = NANOMDM_UNSET;
+    conf->db_timeout = NANOMDM_UNSET;
     conf->db_idle = NANOMDM_UNSET;
     conf->schema = NANOMDM_UNSET;
     conf->retroactive = NANOMDM_UNSET;
     conf->empty_digest = NANOMDM_UNSET;
     conf->max_body = NANOMDM_UNSET;
     conf->last_seen_interval = NANOMDM_UNSET;
+    conf->history = NANOMDM_UNSET;
     conf->push_timeout = NANOMDM_UNSET;
     conf->push_expiration = NANOMDM_UNSET;
     conf->push_connections = NANOMDM_UNSET;
@@ -55,6 +57,7 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     conf->db_params = add->db_driver != NULL ? add->db_params : base->db_params;
     MERGE_UNSET(db_max);
     MERGE_UNSET(db_wait);
+    MERGE_UNSET(db_timeout);
     MERGE_UNSET(db_idle);
     MERGE_UNSET(schema);
     MERGE_NULL(prefix);
@@ -69,6 +72,7 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     MERGE_NULL(get_token);
     MERGE_UNSET(max_body);
     MERGE_UNSET(last_seen_interval);
+    MERGE_UNSET(history);
     MERGE_NULL(push_url);
     MERGE_NULL(push_ca_file);
     MERGE_NULL(push_proxy);
@@ -137,6 +141,9 @@ static void set_defaults(nanomdm_server_t *conf)
     if (conf->db_wait == NANOMDM_UNSET) {
         conf->db_wait = apr_time_from_sec(2);
     }
+    if (conf->db_timeout == NANOMDM_UNSET) {
+        conf->db_timeout = apr_time_from_sec(10);
+    }
     if (conf->db_idle == NANOMDM_UNSET) {
         conf->db_idle = apr_time_from_sec(300);
     }
@@ -157,6 +164,9 @@ static void set_defaults(nanomdm_server_t *conf)
     }
     if (conf->last_seen_interval == NANOMDM_UNSET) {
         conf->last_seen_interval = apr_time_from_sec(2);
+    }
+    if (conf->history == NANOMDM_UNSET) {
+        conf->history = 0;
     }
     if (conf->push_url == NULL) {
         conf->push_url = DEFAULT_PUSH_URL;
@@ -197,6 +207,7 @@ store_config_t nanomdm_store_config(const nanomdm_server_t *conf)
         .prefix = conf->prefix,
         .max = conf->db_max,
         .wait = conf->db_wait,
+        .timeout = conf->db_timeout,
         .idle = conf->db_idle,
     };
 
@@ -512,6 +523,17 @@ static const char *set_database(cmd_parms *cmd, void *dir, const char *driver, c
     return NULL;
 }
 
+static const char *parse_pool_wait(cmd_parms *cmd, const char *option, int name_len,
+                                   apr_interval_time_t *out)
+{
+    const char *error = parse_duration(cmd, option + name_len, out);
+
+    if (error == NULL && *out < apr_time_from_msec(100)) {
+        error = wrong(cmd, "\"%s\" is too short: at least 100ms", option);
+    }
+    return error;
+}
+
 static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *option)
 {
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
@@ -521,17 +543,15 @@ static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *opti
         return parse_number(cmd, option + 4, MAX_DB_CONNECTIONS, &conf->db_max);
     }
     if (strncmp(option, "wait=", 5) == 0) {
-        const char *error = parse_duration(cmd, option + 5, &conf->db_wait);
-
-        if (error == NULL && conf->db_wait < apr_time_from_msec(100)) {
-            error = wrong(cmd, "\"%s\" is too short: at least 100ms", option);
-        }
-        return error;
+        return parse_pool_wait(cmd, option, 5, &conf->db_wait);
+    }
+    if (strncmp(option, "timeout=", 8) == 0) {
+        return parse_pool_wait(cmd, option, 8, &conf->db_timeout);
     }
     if (strncmp(option, "idle=", 5) == 0) {
         return parse_duration(cmd, option + 5, &conf->db_idle);
     }
-    return wrong(cmd, "unknown option \"%s\": there are max=, wait= and idle=", option);
+    return wrong(cmd, "unknown option \"%s\": there are max=, wait=, timeout= and idle=", option);
 }
 
 static const char *set_schema(cmd_parms *cmd, void *dir, const char *value)
@@ -666,6 +686,19 @@ static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char 
     return error;
 }
 
+static const char *set_history(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *error = parse_duration(cmd, value, &conf->history);
+
+    (void)dir;
+    if (error == NULL && (conf->history < apr_time_from_sec(1) ||
+                          conf->history > apr_time_from_sec(INT64_C(36500) * 24 * 3600))) {
+        return wrong(cmd, "\"%s\": from 1s to 36500d", value);
+    }
+    return error;
+}
+
 /* What a URL or a proxy must look like is the pusher's business: check.c asks it. */
 static const char *set_text(cmd_parms *cmd, void *dir, const char *value)
 {
@@ -733,7 +766,7 @@ const command_rec nanomdm_commands[] = {
         "NanoMDMDatabase", set_database, NULL, RSRC_CONF,
         "an apr_dbd driver and its parameters, as in: sqlite3 /var/lib/nanomdm/nanomdm.db"),
     AP_INIT_ITERATE("NanoMDMDatabasePool", set_database_pool, NULL, RSRC_CONF,
-                    "max=NUMBER wait=DURATION idle=DURATION, per child process"),
+                    "max=NUMBER wait=DURATION timeout=DURATION idle=DURATION, per child process"),
     AP_INIT_TAKE1("NanoMDMSchema", set_schema, NULL, RSRC_CONF,
                   "create (missing tables at start), check (default) or off"),
     AP_INIT_TAKE1("NanoMDMTablePrefix", set_prefix, NULL, RSRC_CONF,
@@ -754,6 +787,8 @@ const command_rec nanomdm_commands[] = {
                   "largest request body; default 8M"),
     AP_INIT_TAKE1("NanoMDMLastSeenInterval", set_last_seen_interval, NULL, RSRC_CONF,
                   "how often last-seen times are written; default 2s"),
+    AP_INIT_TAKE1("NanoMDMHistory", set_history, NULL, RSRC_CONF,
+                  "sweep finished commands that are older; default: keep them"),
     AP_INIT_TAKE1("NanoMDMPushURL", set_text, MEMBER(push_url), RSRC_CONF,
                   "the push service; default " DEFAULT_PUSH_URL),
     AP_INIT_TAKE1("NanoMDMPushCAFile", set_file, MEMBER(push_ca_file), RSRC_CONF,

@@ -54,7 +54,6 @@ typedef enum { NANOMDM_SCHEMA_CREATE, NANOMDM_SCHEMA_CHECK, NANOMDM_SCHEMA_OFF }
 typedef struct nanomdm_database_t {
     store_t *store;
     service_lastseen_t *lastseen;
-    struct nanomdm_worker_t *flusher;
 } nanomdm_database_t;
 
 /** Configuration of a server or virtual host. */
@@ -63,6 +62,7 @@ typedef struct nanomdm_server_t {
     const char *db_params;
     int db_max;
     apr_interval_time_t db_wait;
+    apr_interval_time_t db_timeout;
     apr_interval_time_t db_idle;
     int schema; /* nanomdm_schema_t */
     const char *prefix;
@@ -74,6 +74,7 @@ typedef struct nanomdm_server_t {
     apr_hash_t *get_token; /* type -> service_token_t */
     apr_off_t max_body;
     apr_interval_time_t last_seen_interval;
+    apr_interval_time_t history; /* how long to keep finished commands; 0: for ever */
     const char *push_url;
     const char *push_ca_file;
     const char *push_proxy;
@@ -200,8 +201,9 @@ void nanomdm_child_stopping(apr_pool_t *pchild, int graceful);
 
 /* worker.c: a background thread of a child. */
 typedef struct nanomdm_worker_t nanomdm_worker_t;
-/** One turn of work. stopping: 1 in the last turn. The pool is cleared after each turn. */
-typedef void nanomdm_turn_t(void *baton, int stopping, apr_pool_t *pool);
+/** One turn of work. stopping: 1 in the last turn. The pool is cleared after each turn. Returns
+ * whether there is more to do: then the next turn follows at once. */
+typedef int nanomdm_turn_t(void *baton, int stopping, apr_pool_t *pool);
 /** Start a thread that takes a turn at each interval, when woken, and once before it ends. */
 apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t interval,
                                   nanomdm_turn_t *turn, void *baton, apr_pool_t *pool);
@@ -210,6 +212,8 @@ typedef void nanomdm_loop_t(void *baton, int stop_fd);
 /** Start a thread that runs a loop, which waking already stops. */
 apr_status_t nanomdm_worker_start_loop(nanomdm_worker_t **out, nanomdm_loop_t *loop, void *baton,
                                        apr_pool_t *pool);
+/** Whether it runs a loop of its own. */
+int nanomdm_worker_loops(const nanomdm_worker_t *worker);
 /** Have it take a turn soon. Safe in a signal handler. */
 void nanomdm_worker_wake(nanomdm_worker_t *worker);
 /** Have it take its last turn, and wait for its end at most so long. Takes no lock and frees

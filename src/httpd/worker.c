@@ -1,8 +1,9 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* A background thread of a child process: takes turns at an interval or when woken, and a last one
- * before it ends; or runs a loop of its own, which a byte in the pipe stops.
+/* A background thread of a child process: takes turns at an interval, when woken or while there is
+ * more to do, and a last one before it ends; or runs a loop of its own, which a byte in the pipe
+ * stops.
  *
  * Stopping uses pipes and poll alone: the prefork MPM runs it inside its SIGTERM handler, where no
  * lock may be taken, and no thread may hold up the end of the child for long.
@@ -42,18 +43,19 @@ static int make_pipe(int ends[2])
     return APR_SUCCESS;
 }
 
-static void wait_for_wake(nanomdm_worker_t *worker)
+static void wait_for_wake(const nanomdm_worker_t *worker, apr_interval_time_t wait)
 {
     struct pollfd fd = {worker->wake[0], POLLIN, 0};
     char bytes[64];
 
-    poll(&fd, 1, (int)apr_time_as_msec(worker->interval));
+    poll(&fd, 1, (int)apr_time_as_msec(wait));
     while (read(worker->wake[0], bytes, sizeof(bytes)) > 0) {
     }
 }
 
 static void take_turns(nanomdm_worker_t *worker)
 {
+    apr_interval_time_t wait = worker->interval;
     apr_pool_t *turn_pool;
     int stopping = 0;
 
@@ -61,10 +63,10 @@ static void take_turns(nanomdm_worker_t *worker)
     while (!stopping) {
         stopping = apr_atomic_read32(&worker->stopping) != 0;
         if (!stopping) {
-            wait_for_wake(worker);
+            wait_for_wake(worker, wait);
             stopping = apr_atomic_read32(&worker->stopping) != 0;
         }
-        worker->turn(worker->baton, stopping, turn_pool);
+        wait = worker->turn(worker->baton, stopping, turn_pool) ? 0 : worker->interval;
         apr_pool_clear(turn_pool);
     }
 }
@@ -125,6 +127,11 @@ apr_status_t nanomdm_worker_start_loop(nanomdm_worker_t **out, nanomdm_loop_t *l
     nanomdm_worker_t what = {.loop = loop, .baton = baton};
 
     return start(out, &what, pool);
+}
+
+int nanomdm_worker_loops(const nanomdm_worker_t *worker)
+{
+    return worker->loop != NULL;
 }
 
 void nanomdm_worker_wake(nanomdm_worker_t *worker)

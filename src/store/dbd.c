@@ -16,11 +16,13 @@
 
 #include <apr_atomic.h>
 #include <apr_dbd.h>
+#include <apr_file_info.h>
 #include <apr_reslist.h>
 #include <apr_strings.h>
 #include <string.h>
 
 #include "mdm_log.h"
+#include "timeout.h"
 #include "writer.h"
 
 #define BUSY_PAUSE apr_time_from_msec(10)
@@ -34,15 +36,18 @@ struct store_t {
     const dialect_t *dialect;
     const apr_dbd_driver_t *driver;
     apr_reslist_t *connections;
+    timeout_t *timeout;      /* NULL: wait as long as the driver does */
     writer_t *writer;        /* NULL unless the dialect has a single writer */
     apr_uint32_t generation; /* of connections: older ones are thrown away */
 };
 
 struct store_tx_t {
     store_t *store;
-    apr_pool_t *pool;    /* of the connection */
-    apr_pool_t *scratch; /* of one statement */
+    apr_pool_t *pool;        /* of the connection */
+    apr_pool_t *scratch;     /* of one statement */
+    apr_pool_t *driver_pool; /* of the handle; NULL until it is open */
     apr_dbd_t *handle;
+    timeout_watch_t watch;
     apr_dbd_prepared_t *prepared[PREPARED_COUNT];
     apr_uint32_t generation;
     int has_own; /* the tables of sql/own.*.sql */
@@ -62,13 +67,21 @@ int dbd_has(const store_tx_t *tx, statement_t statement)
     return sql != NULL && (tx->has_own || strstr(sql, "{p}mdm_") == NULL);
 }
 
+static void begin_call(store_tx_t *tx)
+{
+    apr_pool_clear(tx->scratch);
+    if (tx->store->timeout != NULL) {
+        timeout_begin(tx->store->timeout, &tx->watch);
+    }
+}
+
 /* -- Connections -------------------------------------------------------------------------- */
 
 static int drain(store_tx_t *tx, const char *sql)
 {
     apr_dbd_results_t *results = NULL;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     return apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
 }
 
@@ -80,9 +93,12 @@ static int set(store_tx_t *tx, const char *setting)
 
     for (;;) {
         int rows = 0;
-        int code = store->dialect->settings_return_rows
-                       ? drain(tx, setting)
-                       : apr_dbd_query(store->driver, tx->handle, &rows, setting);
+        int code;
+
+        begin_call(tx);
+        code = store->dialect->settings_return_rows
+                   ? drain(tx, setting)
+                   : apr_dbd_query(store->driver, tx->handle, &rows, setting);
 
         if (code == 0 || apr_time_now() >= end ||
             !store->dialect->is_busy(code, apr_dbd_error(store->driver, tx->handle, code))) {
@@ -146,25 +162,54 @@ static void note_own_tables(store_tx_t *tx)
     apr_pool_destroy(pool);
 }
 
+static apr_status_t open_handle(store_tx_t *tx, const char **why)
+{
+    const store_t *store = tx->store;
+    apr_dbd_t *handle = NULL;
+    void *native;
+    apr_status_t status;
+
+    if (store->timeout != NULL) {
+        status = timeout_open(store->timeout, store->driver, store->config.params, &handle,
+                              &tx->driver_pool, why);
+    } else {
+        status = apr_pool_create_unmanaged_ex(&tx->driver_pool, NULL, NULL);
+        if (status == APR_SUCCESS) {
+            status =
+                apr_dbd_open_ex(store->driver, tx->driver_pool, store->config.params, &handle, why);
+        }
+    }
+    if (status != APR_SUCCESS) {
+        return MDM_EUNAVAILABLE;
+    }
+    tx->handle = handle;
+    native = apr_dbd_native_handle(store->driver, handle);
+    if (store->timeout != NULL) {
+        timeout_watch(store->timeout, &tx->watch, store->dialect->socket_function, native);
+    }
+    if (store->dialect->connected != NULL) {
+        store->dialect->connected(native);
+    }
+    return APR_SUCCESS;
+}
+
 static apr_status_t connect_to_database(store_tx_t *tx)
 {
     const store_t *store = tx->store;
+    const char *const *settings =
+        store->config.read_only ? store->dialect->read_settings : store->dialect->settings;
     const char *reason = NULL;
-    apr_dbd_t *handle = NULL;
 
-    if (apr_dbd_open_ex(store->driver, tx->pool, store->config.params, &handle, &reason) !=
-        APR_SUCCESS) {
+    if (open_handle(tx, &reason) != APR_SUCCESS) {
         mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
                 connect_reason(store, reason, tx->pool));
         return MDM_EUNAVAILABLE;
     }
-    tx->handle = handle;
-    for (const char *const *setting = store->dialect->settings; setting != NULL && *setting != NULL;
-         setting++) {
+    for (const char *const *setting = settings; setting != NULL && *setting != NULL; setting++) {
         int code = set(tx, *setting);
 
         if (code != 0) {
-            reason = apr_dbd_error(store->driver, handle, code);
+            reason = apr_dbd_error(store->driver, tx->handle, code);
             mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
                     *setting, first_line(reason, tx->pool));
             return MDM_EUNAVAILABLE;
@@ -177,13 +222,20 @@ static apr_status_t connect_to_database(store_tx_t *tx)
 static apr_status_t connection_close(void *resource, void *params, apr_pool_t *unused)
 {
     store_tx_t *tx = resource;
+    apr_pool_t *driver_pool = tx->driver_pool;
 
     (void)unused;
     (void)params;
     if (tx->handle != NULL) {
+        if (tx->store->timeout != NULL) {
+            timeout_unwatch(tx->store->timeout, &tx->watch);
+        }
         apr_dbd_close(tx->store->driver, tx->handle);
     }
-    apr_pool_destroy(tx->pool);
+    apr_pool_destroy(tx->pool); /* and tx with it */
+    if (driver_pool != NULL) {
+        apr_pool_destroy(driver_pool);
+    }
     return APR_SUCCESS;
 }
 
@@ -223,7 +275,8 @@ static void release(store_tx_t *tx, int keep)
     store_t *store = tx->store;
 
     apr_pool_clear(tx->scratch);
-    if (keep) {
+    timeout_end(&tx->watch);
+    if (keep && !timeout_expired(&tx->watch)) {
         apr_reslist_release(store->connections, tx);
     } else {
         apr_reslist_invalidate(store->connections, tx);
@@ -261,11 +314,18 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
                         apr_pool_t *pool)
 {
     store_t *store;
+    apr_finfo_t unused;
     apr_pool_t *own;
     apr_status_t status = store_driver_check(config->driver, why, pool);
 
     if (status != APR_SUCCESS) {
         return status;
+    }
+    if (config->read_only && dialect_get(config->driver)->single_writer &&
+        apr_stat(&unused, config->params, APR_FINFO_TYPE, pool) != APR_SUCCESS) {
+        /* Opening it would make an empty one. */
+        *why = apr_psprintf(pool, "there is no database file %s", config->params);
+        return MDM_EINPUT;
     }
     store = apr_pcalloc(pool, sizeof(*store));
     store->config = *config;
@@ -275,8 +335,11 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
         store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0", NULL);
     }
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
-    if (status == APR_SUCCESS && store->dialect->single_writer) {
+    if (status == APR_SUCCESS && store->dialect->single_writer && !config->read_only) {
         status = writer_create(&store->writer, config->params, pool);
+    }
+    if (status == APR_SUCCESS && config->timeout > 0 && store->dialect->socket_function != NULL) {
+        status = timeout_create(&store->timeout, config->timeout, pool);
     }
     if (status == APR_SUCCESS) {
         /* The list takes memory under a lock of its own, which keeps nobody else from the pool. */
@@ -338,6 +401,19 @@ static apr_status_t failed(store_tx_t *tx, int code, const char *what)
     return MDM_EUNAVAILABLE;
 }
 
+static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
+{
+    int rows = 0;
+    int code;
+
+    begin_call(tx);
+    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+    if (code != 0) {
+        failed(tx, code, what);
+    }
+    return code;
+}
+
 static apr_status_t prepare(store_tx_t *tx, statement_t statement, int size,
                             apr_dbd_prepared_t **out)
 {
@@ -372,7 +448,7 @@ static apr_status_t exec(store_tx_t *tx, statement_t statement, int size, const 
     int code;
     apr_status_t status;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -394,7 +470,7 @@ static apr_status_t select_rows(store_tx_t *tx, statement_t statement, int size,
     int code;
     apr_status_t status;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -431,6 +507,17 @@ static void get_values(store_tx_t *tx, apr_dbd_row_t *row, int columns, const ch
     }
 }
 
+static void append_rows(store_tx_t *tx, apr_dbd_results_t *results, apr_array_header_t *rows,
+                        apr_pool_t *pool)
+{
+    int columns = rows->elt_size / (int)sizeof(const char *);
+    apr_dbd_row_t *row;
+
+    for (int n = 1; get_row(tx, results, &row, n); n++) {
+        get_values(tx, row, columns, apr_array_push(rows), pool);
+    }
+}
+
 apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, int *affected)
 {
     return exec(tx, statement, 0, args, affected);
@@ -453,6 +540,18 @@ apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, 
     return APR_SUCCESS;
 }
 
+apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **args,
+                           apr_array_header_t *rows, apr_pool_t *pool)
+{
+    apr_dbd_results_t *results;
+    apr_status_t status = select_rows(tx, statement, 0, args, &results);
+
+    if (status == APR_SUCCESS) {
+        append_rows(tx, results, rows, pool);
+    }
+    return status;
+}
+
 apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg, int columns,
                            const char **values, apr_pool_t *pool)
 {
@@ -466,7 +565,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     if (!store->dialect->truncates) {
         return dbd_load(tx, statement, &arg, columns, values, pool);
     }
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     sql =
         expand(dialect_statement(store->dialect, statement), store->config.prefix, 0, tx->scratch);
     place = strstr(sql, "%s");
@@ -488,16 +587,14 @@ static apr_status_t list_turn(store_tx_t *tx, statement_t statement, int size, c
                               apr_array_header_t *found, apr_pool_t *pool)
 {
     apr_dbd_results_t *results;
-    apr_dbd_row_t *row;
     apr_status_t status;
 
     if (found == NULL) {
         return exec(tx, statement, size, args, NULL);
     }
     status = select_rows(tx, statement, size, args, &results);
-    for (int n = 1; status == APR_SUCCESS && get_row(tx, results, &row, n); n++) {
-        get_values(tx, row, found->elt_size / (int)sizeof(const char *), apr_array_push(found),
-                   pool);
+    if (status == APR_SUCCESS) {
+        append_rows(tx, results, found, pool);
     }
     return status;
 }
@@ -530,15 +627,72 @@ apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
     return APR_SUCCESS;
 }
 
+const char *dbd_prefix(const store_tx_t *tx)
+{
+    return tx->store->config.prefix;
+}
+
+const char *dbd_quote(store_tx_t *tx, const char *text, apr_pool_t *pool)
+{
+    return apr_pstrcat(pool, "'", apr_dbd_escape(tx->store->driver, pool, text, tx->handle), "'",
+                       NULL);
+}
+
+apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char **why,
+                     apr_pool_t *pool)
+{
+    const store_t *store = tx->store;
+    const char *reason;
+    int rows = 0;
+    int code;
+
+    if (transaction_statement(tx, "SAVEPOINT attempt", "SAVEPOINT") != 0) {
+        return MDM_EUNAVAILABLE;
+    }
+    begin_call(tx);
+    code = apr_dbd_query(store->driver, tx->handle, &rows, sql);
+    if (code == 0) {
+        *affected = rows;
+        code = transaction_statement(tx, "RELEASE SAVEPOINT attempt", "RELEASE");
+        return code == 0 ? APR_SUCCESS : MDM_EUNAVAILABLE;
+    }
+    reason = apr_dbd_error(store->driver, tx->handle, code);
+    if (store->dialect->is_busy(code, reason)) {
+        return failed(tx, code, "a statement");
+    }
+    *why = first_line(reason, pool);
+    code = transaction_statement(tx, "ROLLBACK TO SAVEPOINT attempt", "ROLLBACK");
+    return code == 0 ? APR_EGENERAL : MDM_EUNAVAILABLE;
+}
+
 apr_status_t dbd_query(store_tx_t *tx, const char *sql)
 {
     int rows = 0;
     int code;
 
-    apr_pool_clear(tx->scratch);
+    begin_call(tx);
     sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
     code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
+}
+
+apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *rows, apr_pool_t *pool)
+{
+    apr_dbd_results_t *results = NULL;
+    int code;
+
+    begin_call(tx);
+    code = apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    if (code != 0) {
+        return failed(tx, code, "a select");
+    }
+    append_rows(tx, results, rows, pool);
+    return APR_SUCCESS;
+}
+
+const char *dbd_sql(const store_tx_t *tx, const char *sql, apr_pool_t *pool)
+{
+    return expand(sql, tx->store->config.prefix, 0, pool);
 }
 
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool)
@@ -579,19 +733,8 @@ typedef enum {
     ATTEMPT_UNCONNECTED, /* or without its turn; the reason is logged */
     ATTEMPT_BUSY,
     ATTEMPT_BROKEN,
-    ATTEMPT_UNKNOWN /* whether it was committed */
+    ATTEMPT_UNKNOWN /* whether it was committed; not to be repeated */
 } outcome_t;
-
-static int transaction_statement(store_tx_t *tx, const char *sql, const char *what)
-{
-    int rows = 0;
-    int code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
-
-    if (code != 0) {
-        failed(tx, code, what);
-    }
-    return code;
-}
 
 static outcome_t outcome_of_failure(const store_tx_t *tx)
 {
@@ -637,6 +780,10 @@ static int is_alive(store_tx_t *tx)
 {
     int rows = 0;
 
+    if (timeout_expired(&tx->watch)) {
+        return 0;
+    }
+    begin_call(tx);
     apr_dbd_query(tx->store->driver, tx->handle, &rows, "ROLLBACK"); /* no transaction is fine */
     return drain(tx, "SELECT 1") == 0;
 }
@@ -675,6 +822,9 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
                      : attempt_read(tx, work, baton, status, pool);
     if (takes_turn) {
         writer_unlock(store->writer);
+    }
+    if (outcome != ATTEMPT_DONE && timeout_expired(&tx->watch)) {
+        outcome = ATTEMPT_UNKNOWN; /* a caller has waited long enough */
     }
     if (outcome == ATTEMPT_BROKEN || outcome == ATTEMPT_UNKNOWN) {
         if (!is_alive(tx)) {

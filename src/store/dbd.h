@@ -18,6 +18,12 @@
 /** A statement's arguments, as dbd_exec() and dbd_load() take them. */
 #define DBD_ARGS(...) ((const char *[]){__VA_ARGS__})
 
+/** One row of an array that dbd_load_rows(), dbd_list() or dbd_select() filled: its values, const
+ * char *, NULL for NULL. */
+#define DBD_ROW(rows, i)                                                                           \
+    ((const char *const *)(const void *)((rows)->elts +                                            \
+                                         (apr_size_t)(i) * (apr_size_t)(rows)->elt_size))
+
 /** Run a prepared statement that returns no rows.
  *
  * @param args      one per placeholder, NULL for NULL; a blob takes four: bytes, length in
@@ -34,6 +40,14 @@ apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, 
  */
 apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, int columns,
                       const char **values, apr_pool_t *pool);
+
+/** Run a prepared select for all of its rows; it should have a LIMIT.
+ *
+ * @param rows  appended to: its elements are of so many const char * as columns are wanted, as
+ *              dbd_load() gives them; DBD_ROW() reads one
+ */
+apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **args,
+                           apr_array_header_t *rows, apr_pool_t *pool);
 
 /** As dbd_load(), with one argument, for columns that may be as large as the database gives: not
  * every driver can with a prepared select.
@@ -53,6 +67,21 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
 apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
                       const apr_array_header_t *ids, apr_array_header_t *found, apr_pool_t *pool);
 
+/* For the work on whole tables, whose statements are made from their columns. What is handed to
+ * these is final, {p} is not replaced, and a percent sign has no meaning. */
+
+const char *dbd_prefix(const store_tx_t *tx);
+/** A text as a literal, with its quotes. */
+const char *dbd_quote(store_tx_t *tx, const char *text, apr_pool_t *pool);
+/** Run one select and append its rows, as dbd_load_rows() does; their values may be as large as the
+ * database gives. */
+apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *rows,
+                        apr_pool_t *pool);
+/** Run one statement inside of a transaction, which goes on without it if the database refuses it.
+ * @return APR_EGENERAL if it does, with its reason in *why; MDM_EUNAVAILABLE */
+apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char **why,
+                     apr_pool_t *pool);
+
 /** Run one statement as it is, without parameters; {p} is replaced. For schema work only. */
 apr_status_t dbd_query(store_tx_t *tx, const char *sql);
 /** Run one select as it is and drop its rows. Does not mark the connection as broken.
@@ -60,6 +89,8 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql);
 apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_pool_t *pool);
 
 const dialect_t *dbd_dialect(const store_tx_t *tx);
+/** The SQL as the database gets it: with {p} replaced. */
+const char *dbd_sql(const store_tx_t *tx, const char *sql, apr_pool_t *pool);
 /** The first of these tables (as dialect_tables) that is missing or lacks a column, with the
  * database's reason in *why; NULL if none. */
 const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **why,

@@ -42,6 +42,15 @@ typedef enum {
     STMT_PUSH_CERT_NEXT,
     STMT_DEAD_TOKEN_ADD,
     STMT_DEAD_TOKEN_CLEAR,
+    STMT_HISTORY_LOCK,   /* NULL where BEGIN locks */
+    STMT_HISTORY_UNLOCK, /* NULL where the end of the transaction does */
+    STMT_HISTORY_FINISHED,
+    STMT_HISTORY_CLEARED,
+    STMT_HISTORY_QUEUE_DELETE,
+    STMT_HISTORY_RESULT_DELETE,
+    STMT_HISTORY_COMMAND_UNUSED,
+    STMT_HISTORY_COMMAND_LOCK, /* NULL where STMT_HISTORY_COMMAND_DELETE itself, or BEGIN, locks */
+    STMT_HISTORY_COMMAND_DELETE,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
@@ -52,13 +61,41 @@ typedef enum {
     STMT_COUNT
 } statement_t;
 
+/** A change that another server's schema needs. */
+typedef struct upgrade_t {
+    const char *what;   /* in words; NULL if the entry is a part of the one before or after it */
+    const char *select; /* its rows are the statements to run, none if all is well */
+} upgrade_t;
+
+/** An index that every database of ours has, whatever its name there. */
+typedef struct index_t {
+    const char *table;
+    const char *name;    /* behind the table's name and "_" where it has to be made */
+    const char *columns; /* NULL: the dialect's queue_index */
+} index_t;
+
+/** How a database's values are read and written as text when it is copied; {v} is the column or the
+ * value, {p} the table prefix, {table} a table. NULL where there is nothing special. */
+typedef struct dialect_copy_t {
+    const char *read_time; /* YYYY-MM-DD HH:MM:SS, maybe with a fraction, in UTC */
+    const char *write_time;
+    const char *read_bytes; /* hex, lower case */
+    const char *write_bytes;
+    const char *arrival;       /* of a queue row, to be sorted as text, if not its time */
+    const char *whole_seconds; /* select: the columns of {table} that hold no fractions */
+    const char *statement_max; /* select: bytes that a statement may have */
+    const char *skip;          /* ends an insert that leaves alone rows whose key {v} is there */
+} dialect_copy_t;
+
 /** What differs from one database to the next. */
 typedef struct dialect_t {
     const char *driver;  /* apr_dbd's name */
     const char *package; /* Debian's package of the driver */
     /* those that differ from the standard ones; NULL for the others */
     const char *statements[STMT_COUNT];
-    const char *const *settings; /* run on each new connection; NULL ends, and may be all */
+    const char *const *settings;      /* run on each new connection; NULL ends, and may be all */
+    const char *const *read_settings; /* in their place where a store only reads */
+    void (*connected)(void *native);  /* called with each new connection; may be NULL */
     const char *begin;
     const char *schema; /* the text of sql/schema.*.sql */
     const char *own;    /* that of sql/own.*.sql */
@@ -68,7 +105,19 @@ typedef struct dialect_t {
     int settings_return_rows; /* and are run as selects */
     int unlock_token_as_hex;  /* in place of a blob */
     int truncates;            /* the driver cuts large columns of prepared selects */
-    int reconnects;           /* the driver does so behind one's back unless told not to */
+    /* the client library's function for a connection's socket; NULL if there is no server */
+    const char *socket_function;
+    int reconnects; /* the driver does so behind one's back unless told not to */
+
+    /* For upgrade.c; selects are run as they are, after apr_psprintf() where they have a %s. */
+    const char *upgrade_lock;   /* gives a row once nobody else upgrades; NULL: BEGIN sees to it */
+    const char *upgrade_unlock; /* NULL: the transaction's end does */
+    const char *table_missing;  /* gives a row if this table or view (%s) does not exist */
+    const char *index_missing; /* … if no index of this table (%s) begins with "COLUMN,…," (%s) */
+    const char *queue_index;   /* the columns of the index that finds the next command */
+    const upgrade_t *changes; /* an entry without a select ends; NULL for none */
+
+    dialect_copy_t copy;
 } dialect_t;
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */
@@ -78,6 +127,11 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement);
 extern const char *const dialect_tables[];
 /** Likewise those of sql/own.*.sql, which a database that another server made may lack. */
 extern const char *const dialect_own_tables[];
+/** What rows that another server wrote need; the selects read whole tables. An entry without a
+ * select ends. */
+extern const upgrade_t dialect_row_changes[];
+/** The indexes of sql/schema.*.sql, beside those of the keys; an entry without a table ends. */
+extern const index_t dialect_indexes[];
 
 /** The dialect of an apr_dbd driver, or NULL. */
 const dialect_t *dialect_get(const char *driver);
@@ -109,6 +163,35 @@ const dialect_t *dialect_get(const char *driver);
 #define DIALECT_DEAD_TOKEN_UPSERT                                                                  \
     "ON CONFLICT (id) DO UPDATE SET token_hex = excluded.token_hex, reason = excluded.reason,"     \
     " created_at = CURRENT_TIMESTAMP"
+
+/** What a sweep of the history asks and deletes: see history.c. The first argument of each is the
+ * age in seconds; cutoff is the time so long ago, made from it. */
+#define DIALECT_HISTORY(cutoff)                                                                    \
+    [STMT_HISTORY_FINISHED] = "SELECT id, command_uuid FROM {p}command_results"                    \
+                              " WHERE updated_at < " cutoff " AND status <> 'NotNow'"              \
+                              " ORDER BY updated_at LIMIT 200",                                    \
+    [STMT_HISTORY_CLEARED] =                                                                       \
+        "SELECT q.id, q.command_uuid FROM {p}enrollment_queue AS q"                                \
+        " LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"    \
+        " WHERE q.updated_at < " cutoff " AND q.active = FALSE"                                    \
+        " AND (r.status IS NULL OR r.status = 'NotNow') LIMIT 200",                                \
+    [STMT_HISTORY_QUEUE_DELETE] =                                                                  \
+        "DELETE FROM {p}enrollment_queue WHERE NOT EXISTS (SELECT 1 FROM {p}command_results AS r"  \
+        "  WHERE r.updated_at >= " cutoff " AND r.id = {p}enrollment_queue.id"                     \
+        "  AND r.command_uuid = {p}enrollment_queue.command_uuid)"                                 \
+        " AND id = %s AND command_uuid = %s",                                                      \
+    [STMT_HISTORY_RESULT_DELETE] =                                                                 \
+        "DELETE FROM {p}command_results WHERE updated_at < " cutoff                                \
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q WHERE q.id = "                    \
+        "{p}command_results.id"                                                                    \
+        "  AND q.command_uuid = {p}command_results.command_uuid)"                                  \
+        " AND id = %s AND command_uuid = %s",                                                      \
+    [STMT_HISTORY_COMMAND_UNUSED] =                                                                \
+        "SELECT 1 FROM {p}commands AS c WHERE c.created_at < " cutoff " AND c.command_uuid = %s"   \
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"                                  \
+        "                 WHERE q.command_uuid = c.command_uuid)"                                  \
+        " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"                                   \
+        "                 WHERE r.command_uuid = c.command_uuid)"
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;

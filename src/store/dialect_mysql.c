@@ -16,6 +16,13 @@ static const char *const settings[] = {
     NULL,
 };
 
+static const char *const read_settings[] = {
+    "SET NAMES utf8mb4",
+    "SET SESSION time_zone = '+00:00'",
+    "SET SESSION TRANSACTION READ ONLY",
+    NULL,
+};
+
 /* A deadlock, or a lock that was waited for too long: the transaction may be repeated. */
 static int is_busy(int code, const char *reason)
 {
@@ -30,19 +37,149 @@ static int is_busy(int code, const char *reason)
     " user_long_name = VALUES(user_long_name), " column " = VALUES(" column "), " column           \
     "_at = CURRENT_TIMESTAMP"
 
+/* -- What another server's schema needs --------------------------------------------------- */
+
+/* NanoMDM's tables have the server's default collation, mostly one for which ids that differ in
+ * case are the same. The collation of a column in a foreign key cannot be changed. So: nobody else
+ * at the tables, the keys dropped, ids that differ from those that they refer to in case made
+ * equal, and each table converted and given its keys back in one statement. The keys that are
+ * missing, or the tables that are not converted, tell that one of this was broken off: then all of
+ * it is done again. Not where tables of others have keys to these.
+ */
+#define KEYED "'{p}users', '{p}enrollments', '{p}command_results', '{p}enrollment_queue'"
+#define KEYS                                                                                       \
+    " FROM information_schema.table_constraints WHERE constraint_schema = DATABASE()"              \
+    " AND constraint_type = 'FOREIGN KEY' AND table_name IN (" KEYED ")"
+#define COLUMNS(condition)                                                                         \
+    "(SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() AND " condition ")"
+#define ID "column_name IN ('id', 'device_id', 'user_id', 'command_uuid')"
+#define NOT_BINARY ID " AND collation_name <> 'utf8mb4_bin'"
+#define TABLES "('{p}devices', '{p}commands', " KEYED ")"
+#define OTHERS                                                                                     \
+    "(SELECT 1 FROM information_schema.referential_constraints"                                    \
+    " WHERE unique_constraint_schema = DATABASE() AND referenced_table_name IN " TABLES            \
+    " AND table_name NOT IN (" KEYED "))"
+#define CONVERTS                                                                                   \
+    "((EXISTS " COLUMNS("table_name IN " TABLES                                                    \
+                        " AND " NOT_BINARY) " OR (SELECT COUNT(*)" KEYS                            \
+                                            ") < 7) AND NOT EXISTS " OTHERS ")"
+#define WHEN_CONVERTING(sql) "SELECT '" sql "' FROM DUAL WHERE " CONVERTS
+#define CONVERT "CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+#define KEY(table, number, columns, to)                                                            \
+    ", ADD CONSTRAINT {p}" table "_ibfk_" number " FOREIGN KEY (" columns ") REFERENCES {p}" to    \
+    " ON DELETE CASCADE ON UPDATE CASCADE"
+/* Compared as the column that is not converted yet does. */
+#define SPELL(table, column, to, id)                                                               \
+    "SELECT CONCAT('UPDATE {p}" table " JOIN {p}" to " ON {p}" table "." column                    \
+    " = CONVERT({p}" to "." id                                                                     \
+    " USING ', character_set_name, ') COLLATE ', collation_name, ' SET {p}" table "." column       \
+    " = {p}" to "." id " WHERE CAST({p}" table "." column " AS BINARY) <> CAST({p}" to "." id      \
+    " AS BINARY)') FROM information_schema.columns"                                                \
+    " WHERE table_schema = DATABASE() AND table_name = '{p}" table "' AND column_name = '" column  \
+    "' AND collation_name <> 'utf8mb4_bin'"
+/* A table with columns whose types change, too, and columns that tell whether they have. */
+#define CHANGE(table, tells, types, keys)                                                          \
+    "SELECT CONCAT('ALTER TABLE {p}" table " ', CASE WHEN " CONVERTS " THEN '" CONVERT keys        \
+    ", ' ELSE '' END, '" types "') FROM DUAL WHERE " CONVERTS                                      \
+    " OR EXISTS " COLUMNS("table_name = '{p}" table "' AND " tells)
+
+static const upgrade_t changes[] = {
+    {NULL, WHEN_CONVERTING("LOCK TABLES {p}devices WRITE, {p}users WRITE, {p}enrollments WRITE,"
+                           " {p}commands WRITE, {p}command_results WRITE,"
+                           " {p}enrollment_queue WRITE, {p}cert_auth_associations WRITE")},
+    {NULL, "SELECT CONCAT('ALTER TABLE ', table_name, ' DROP FOREIGN KEY ', constraint_name)" KEYS
+           " AND " CONVERTS},
+    {NULL, SPELL("users", "device_id", "devices", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollments", "device_id", "devices", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollments", "user_id", "users", "id") " AND " CONVERTS},
+    {NULL, SPELL("command_results", "id", "enrollments", "id") " AND " CONVERTS},
+    {NULL, SPELL("command_results", "command_uuid", "commands", "command_uuid") " AND " CONVERTS},
+    {NULL, SPELL("enrollment_queue", "id", "enrollments", "id") " AND " CONVERTS},
+    {NULL, SPELL("enrollment_queue", "command_uuid", "commands", "command_uuid") " AND " CONVERTS},
+    {NULL, SPELL("cert_auth_associations", "id", "devices", "id")},
+    {"devices: messages and tokens of more than 64 KiB; ids that compare byte by byte, unless "
+     "other tables refer to them",
+     CHANGE("devices",
+            "data_type = 'text' AND column_name IN ('authenticate', 'token_update',"
+            " 'bootstrap_token_b64')",
+            "MODIFY authenticate MEDIUMTEXT NOT NULL, MODIFY token_update MEDIUMTEXT NULL,"
+            " MODIFY bootstrap_token_b64 MEDIUMTEXT NULL",
+            "")},
+    {"users: messages of more than 64 KiB; ids that compare byte by byte, unless other tables "
+     "refer to them",
+     CHANGE("users",
+            "data_type = 'text' AND column_name IN ('token_update', 'user_authenticate',"
+            " 'user_authenticate_digest')",
+            "MODIFY token_update MEDIUMTEXT NULL, MODIFY user_authenticate MEDIUMTEXT NULL,"
+            " MODIFY user_authenticate_digest MEDIUMTEXT NULL",
+            KEY("users", "1", "device_id", "devices (id)"))},
+    {"enrollments: ids that compare byte by byte",
+     WHEN_CONVERTING(
+         "ALTER TABLE {p}enrollments " CONVERT KEY("enrollments", "1", "device_id", "devices (id)")
+             KEY("enrollments", "2", "user_id, device_id", "users (id, device_id)"))},
+    {"commands: ids that compare byte by byte",
+     WHEN_CONVERTING("ALTER TABLE {p}commands " CONVERT)},
+    {"command_results: ids that compare byte by byte",
+     WHEN_CONVERTING("ALTER TABLE {p}command_results " CONVERT KEY("command_results", "1", "id",
+                                                                   "enrollments (id)")
+                         KEY("command_results", "2", "command_uuid", "commands (command_uuid)"))},
+    {"enrollment_queue: times of less than a second; ids that compare byte by byte, unless other "
+     "tables refer to them",
+     CHANGE("enrollment_queue", "column_name = 'created_at' AND datetime_precision = 0",
+            "MODIFY created_at TIMESTAMP(6) NULL DEFAULT CURRENT_TIMESTAMP(6)",
+            KEY("enrollment_queue", "1", "id", "enrollments (id)")
+                KEY("enrollment_queue", "2", "command_uuid", "commands (command_uuid)"))},
+    {NULL, WHEN_CONVERTING("UNLOCK TABLES")},
+    {"cert_auth_associations: ids that compare byte by byte",
+     "SELECT 'ALTER TABLE {p}cert_auth_associations " CONVERT "' FROM DUAL WHERE EXISTS " COLUMNS(
+         "table_name = '{p}cert_auth_associations' AND " NOT_BINARY)},
+    {NULL, NULL},
+};
+
+/* Of a server, not of a database; at most 64 characters. */
+#define LOCK_NAME "CONCAT('nanomdm-schema ', MD5(CONCAT(DATABASE(), '/{p}')))"
+
 const dialect_t dialect_mysql = {
     .driver = "mysql",
     .package = "libaprutil1-dbd-mysql",
     .settings = settings,
+    .read_settings = read_settings,
     .begin = "START TRANSACTION",
     .schema = schema_mysql_sql,
     .own = own_mysql_sql,
     .is_busy = is_busy,
+    .socket_function = "mysql_get_socket",
     .unlock_token_as_hex = 1,
     .truncates = 1,
     .reconnects = 1,
+    .upgrade_lock = "SELECT 1 FROM DUAL WHERE GET_LOCK(" LOCK_NAME ", 0) = 1",
+    .upgrade_unlock = "DO RELEASE_LOCK(" LOCK_NAME ")",
+    .table_missing = "SELECT 1 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM information_schema.tables"
+                     " WHERE table_schema = DATABASE() AND table_name = '{p}%s')",
+    .index_missing = "SELECT 1 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM"
+                     " (SELECT GROUP_CONCAT(column_name ORDER BY seq_in_index) AS names"
+                     "  FROM information_schema.statistics WHERE table_schema = DATABASE()"
+                     "  AND table_name = '{p}%s' GROUP BY index_name) AS i"
+                     " WHERE CONCAT(i.names, ',') LIKE '%s%%')",
+    .queue_index = "id, active, priority DESC, created_at",
+    .changes = changes,
+    .copy =
+        {
+            .read_bytes = "LOWER(HEX({v}))",
+            .write_bytes = "X'{v}'",
+            /* into which it would round, or cut, depending on who it is */
+            .whole_seconds = "SELECT column_name FROM information_schema.columns"
+                             " WHERE table_schema = DATABASE() AND table_name = '{p}{table}'"
+                             " AND datetime_precision = 0",
+            .statement_max = "SELECT @@max_allowed_packet",
+            /* changes nothing, whichever key is there */
+            .skip = " ON DUPLICATE KEY UPDATE created_at = {p}{table}.created_at",
+        },
     .statements =
         {
+            DIALECT_HISTORY("CURRENT_TIMESTAMP - INTERVAL %s SECOND"),
+            [STMT_HISTORY_LOCK] = "SELECT GET_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')), 0)",
+            [STMT_HISTORY_UNLOCK] = "SELECT RELEASE_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')))",
             /* Locks the gap: of two claims at once, one is a deadlock's victim and repeated. */
             [STMT_ASSOCIATION_CLAIM] =
                 "SELECT id FROM {p}cert_auth_associations WHERE sha256 = %s LIMIT 1 FOR UPDATE",

@@ -21,6 +21,13 @@ static const char *const settings[] = {
     NULL,
 };
 
+/* Without these a reader would change the file's journal mode. */
+static const char *const read_settings[] = {
+    "PRAGMA busy_timeout = 50",
+    "PRAGMA query_only = ON",
+    NULL,
+};
+
 /* SQLITE_BUSY; the driver hides some of them behind SQLITE_ERROR. */
 static int is_busy(int code, const char *reason)
 {
@@ -31,14 +38,28 @@ const dialect_t dialect_sqlite3 = {
     .driver = "sqlite3",
     .package = "libaprutil1-dbd-sqlite3",
     .settings = settings,
+    .read_settings = read_settings,
     .settings_return_rows = 1,
     .begin = "BEGIN IMMEDIATE",
     .schema = schema_sqlite3_sql,
     .own = own_sqlite3_sql,
     .single_writer = 1,
     .is_busy = is_busy,
+    .table_missing = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{p}%s')",
+    .index_missing = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pragma_index_list('{p}%s') AS l"
+                     " WHERE l.partial = 0 AND (SELECT group_concat(COALESCE(i.name, ''), ',')"
+                     "  FROM pragma_index_info(l.name) AS i) || ',' LIKE '%s%%')",
+    .queue_index = "id, active, priority DESC",
+    .copy =
+        {
+            .read_bytes = "CASE WHEN {v} IS NULL THEN NULL ELSE LOWER(HEX({v})) END",
+            .write_bytes = "X'{v}'",
+            .arrival = "PRINTF('%020d', rowid)",
+            .skip = " ON CONFLICT ({v}) DO NOTHING",
+        },
     .statements =
         {
+            DIALECT_HISTORY("datetime('now', '-' || %s || ' seconds')"),
             [STMT_DEVICE_UNLOCK_TOKEN] =
                 "UPDATE {p}devices SET unlock_token = %pDb, unlock_token_at = CURRENT_TIMESTAMP"
                 " WHERE id = %s",

@@ -48,6 +48,33 @@ const char *const dialect_own_tables[] = {
     NULL,
 };
 
+/* On MySQL the foreign keys have made some of them. */
+const index_t dialect_indexes[] = {
+    {"devices", "serial_number", "serial_number"},
+    {"users", "device_id", "device_id"},
+    {"enrollments", "type", "type"},
+    {"enrollments", "device_id", "device_id"},
+    {"command_results", "status", "status"},
+    {"command_results", "command_uuid", "command_uuid"},
+    {"command_results", "updated_at", "updated_at"},
+    {"enrollment_queue", "next", NULL},
+    {"enrollment_queue", "command_uuid", "command_uuid"},
+    {"cert_auth_associations", "sha256", "sha256"},
+    {NULL, NULL, NULL},
+};
+
+const upgrade_t dialect_row_changes[] = {
+    {"enrollment_queue: finished commands that still count as waiting, which slows down the search "
+     "for the next one",
+     "SELECT 'UPDATE {p}enrollment_queue SET active = FALSE WHERE active = TRUE AND EXISTS"
+     " (SELECT 1 FROM {p}command_results AS r WHERE r.id = {p}enrollment_queue.id"
+     " AND r.command_uuid = {p}enrollment_queue.command_uuid AND r.status <> ''NotNow'')'"
+     " FROM {p}enrollment_queue AS q INNER JOIN {p}command_results AS r"
+     " ON r.id = q.id AND r.command_uuid = q.command_uuid"
+     " WHERE q.active = TRUE AND r.status <> 'NotNow' LIMIT 1"},
+    {NULL, NULL},
+};
+
 #define ORDER "q.priority DESC, q.created_at, q.command_uuid"
 
 static const char *const dialect_standard[STMT_COUNT] = {
@@ -159,6 +186,12 @@ static const char *const dialect_standard[STMT_COUNT] = {
         " not_now_tally = {p}command_results.not_now_tally + 1,"
         " updated_at = CURRENT_TIMESTAMP"
         " WHERE {p}command_results.status = 'NotNow'",
+    [STMT_HISTORY_COMMAND_DELETE] =
+        "DELETE FROM {p}commands WHERE command_uuid = %s"
+        " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"
+        "                 WHERE q.command_uuid = {p}commands.command_uuid)"
+        " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"
+        "                 WHERE r.command_uuid = {p}commands.command_uuid)",
     [STMT_PUSH_CERT_STORE] =
         "INSERT INTO {p}push_certs (topic, cert_pem, key_pem, stale_token) VALUES (%s, %s, %s, 0)"
         " ON CONFLICT (topic) DO UPDATE SET cert_pem = excluded.cert_pem,"

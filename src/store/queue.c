@@ -10,14 +10,18 @@ apr_status_t store_command_add(store_tx_t *tx, const mdm_command_t *command, apr
 {
     const char *same = NULL;
     int affected = 0;
-    apr_status_t status =
-        dbd_exec(tx, STMT_COMMAND_ADD, DBD_ARGS(command->uuid, command->request_type, command->raw),
-                 &affected);
+    apr_status_t status;
 
-    if (status != APR_SUCCESS || affected > 0) {
-        return status;
-    }
-    status = dbd_load(tx, STMT_COMMAND_SAME, DBD_ARGS(command->raw, command->uuid), 1, &same, pool);
+    /* A command that was there may be swept before it is looked at. */
+    do {
+        status = dbd_exec(tx, STMT_COMMAND_ADD,
+                          DBD_ARGS(command->uuid, command->request_type, command->raw), &affected);
+        if (status != APR_SUCCESS || affected > 0) {
+            return status;
+        }
+        status =
+            dbd_load(tx, STMT_COMMAND_SAME, DBD_ARGS(command->raw, command->uuid), 1, &same, pool);
+    } while (status == APR_ENOENT);
     if (status != APR_SUCCESS) {
         return status;
     }

@@ -58,6 +58,8 @@ for my $case (
     ['a flag',               'NanoMDMRetroactive Perhaps',          qr/NanoMDMRetroactive/],
     ['user authentication',  'NanoMDMUserAuthenticate sometimes',   qr/decline.*empty-digest/s],
     ['a size',               'NanoMDMMaxBody huge',                 qr/NanoMDMMaxBody/],
+    ['a pool that gives up at once', 'NanoMDMDatabasePool timeout=1ms', qr/timeout=1ms.*at least 100ms/],
+    ['a history of nothing', 'NanoMDMHistory 0s',                      qr/NanoMDMHistory.*from 1s/],
     ['a duration',           'NanoMDMLastSeenInterval 5parsecs',    qr/NanoMDMLastSeenInterval/],
     ['a push URL without TLS', 'NanoMDMPushURL http://api.push.apple.com', qr/NanoMDMPushURL.*https/s],
     ['a push URL with a path', 'NanoMDMPushURL https://api.push.apple.com/3/device', qr/NanoMDMPushURL/],

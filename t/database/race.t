@@ -7,6 +7,9 @@
 use strict;
 use warnings FATAL => 'all';
 
+use Time::HiRes qw(sleep);
+
+use NanoMDM::Database;
 use NanoMDM::Test;
 
 # new devices with one new certificate: one may have it
@@ -51,5 +54,36 @@ is(db_value('SELECT count(*) FROM enrollment_queue WHERE command_uuid = ?', $uui
     (sub { report($device)->{status} }) x 2,
 );
 is("@status", join(' ', ('200') x 8), 'enqueue, TokenUpdate and Idle at once');
+
+# a deadlock, made: what the module has waits for us, and we for it
+if (var('nanomdm_driver') ne 'sqlite3') {
+    my $mysql = var('nanomdm_driver') eq 'mysql';
+    my $mark  = log_mark();
+    my $dbh   = NanoMDM::Database::connect_to(var('nanomdm_dsn'));
+    $dbh->begin_work;
+    # MySQL's victim is the one that has changed less.
+    $dbh->do('UPDATE enrollments SET token_update_tally = token_update_tally + 1') if $mysql;
+    $dbh->do('UPDATE enrollments SET token_update_tally = token_update_tally + 1 WHERE id = ?', undef, $device->{id});
+    pipe my $out, my $in or die $!;
+    my $pid = fork() // die $!;
+    if (!$pid) {
+        require POSIX;
+        $dbh->{InactiveDestroy} = 1;
+        syswrite $in, checkin($device, 'TokenUpdate')->{status};
+        POSIX::_exit(0);
+    }
+    close $in;
+    sleep 0.4;    # it has the device's row by now, and waits for the enrollment's
+    ok(eval { $dbh->do('UPDATE devices SET serial_number = ? WHERE id = ?', undef, 'DEADLOCK', $device->{id}) },
+        'a deadlock, whose victim is the module') or diag($@);
+    $dbh->commit;
+    sysread $out, my $status, 10;
+    waitpid $pid, 0;
+    is($status, 200, '… the device does not see it');
+    log_unlike($mark, qr/nanomdm:(?:warn|error)/, '… and it is no warning');
+    log_like($mark, qr/nanomdm:debug.*failed with code.*(?i:deadlock)/, '… but there was one');
+    is(db_value('SELECT serial_number FROM devices WHERE id = ?', $device->{id}), 'DEADLOCK',
+        '… and what we wrote is there');
+}
 
 done_testing;

@@ -11,6 +11,10 @@
 #   $database->connect      # a DBI handle, with the rights of the module
 #   $database->stop;        # or stop('KILL'); start() starts it again, with its data and port
 #
+#   my $params = NanoMDM::Database::another('pgsql', $params, 'nanomdm_new')    # an empty database
+#   NanoMDM::Database::load($dbh, $file, p => 'nano_')    # the statements of a file, {p} replaced
+#
+# With $database->{log_statements} set before the start, statements() gives what it was asked since.
 # With a third argument, the parameters of a server that runs already, start and stop do nothing.
 
 package NanoMDM::Database;
@@ -55,6 +59,28 @@ sub connect {
     return connect_to($self->{dsn});
 }
 
+# What clients have sent since this was last called, in order: [how, statement], where how is
+# "prepare", "execute" (a prepared one) or "query".
+sub statements {
+    my ($self) = @_;
+    my $pgsql = $self->{driver} eq 'pgsql';
+    open my $fh, '<', $self->{dir} . ($pgsql ? '/log' : '/statements') or return;
+    seek $fh, $self->{read} // 0, 0;
+    my @statements;
+    while (<$fh>) {
+        if (!$pgsql) {
+            push @statements, [lc $1, $2] if /^(?:\d+\s+[\d:]+)?\s+\d+ (Query|Execute|Prepare)\t(.*)/;
+        }
+        elsif (/LOG:  duration: [\d.]+ ms  (parse|execute|statement)[^:]*: (?:(PREPARE) .*? AS )?(.*)/) {
+            my ($how, $prepare, $sql) = ($1, $2, $3);
+            push @statements, [$how eq 'execute' ? 'execute'
+                : $how eq 'parse' || $prepare ? 'prepare' : 'query', $sql];
+        }
+    }
+    $self->{read} = tell $fh;
+    return @statements;
+}
+
 sub connect_to {
     my ($dsn) = @_;
     my %login = (user => '', password => '');    # which MariaDB's driver does not take from it
@@ -71,6 +97,49 @@ sub normalize {
     utf8::encode($value) if utf8::is_utf8($value);
     $value =~ s/^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+\z/$1/;
     return $value;
+}
+
+# Make an empty database on the same server; one that is there is dropped. Returns the parameters.
+sub another {
+    my ($driver, $params, $name) = @_;
+    my $dbh = connect_to(dsn($driver, $params));
+    $dbh->do("DROP DATABASE IF EXISTS $name");
+    $dbh->do("CREATE DATABASE $name");
+    return $params =~ s/\bdbname=\w+/dbname=$name/r;
+}
+
+# Make a user with the rights that the documents give to httpd's, on this database alone: its name
+# and the parameters with it. drop_role() ends it.
+sub role {
+    my ($driver, $params) = @_;
+    my $role = "nanomdm_role_$$";
+    my $dbh  = connect_to(dsn($driver, $params));
+    if ($driver eq 'pgsql') {
+        $dbh->do("CREATE ROLE $role LOGIN PASSWORD 'secret'");
+        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO $role");
+    } else {
+        my ($name) = $params =~ /\bdbname=(\w+)/;
+        $dbh->do("CREATE USER $role\@'127.0.0.1' IDENTIFIED BY 'secret'");
+        $dbh->do("GRANT SELECT, INSERT, UPDATE, DELETE ON $name.* TO $role\@'127.0.0.1'");
+    }
+    return ($role, $params =~ s/\buser=\w+/user=$role/r =~ s/\b(pass(?:word)?)=\w+/$1=secret/r);
+}
+
+sub drop_role {
+    my ($driver, $params, $role) = @_;
+    my $dbh = connect_to(dsn($driver, $params));
+    return $dbh->do("DROP USER $role\@'127.0.0.1'") if $driver ne 'pgsql';
+    $dbh->do("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM $role");
+    return $dbh->do("DROP ROLE $role");
+}
+
+sub load {
+    my ($dbh, $file, %value) = @_;
+    open my $fh, '<', $file or die "$file: $!";
+    my $text = join '', grep { !/^--/ } <$fh>;
+    $text =~ s/\{(\w+)\}/$value{$1} \/\/ die "no value for {$1}"/ge;
+    $dbh->do($_) for grep { /\S/ } split /;\n/, $text;
+    return;
 }
 
 # --- servers --------------------------------------------------------------------------------
@@ -103,6 +172,23 @@ sub stop {
     _until(5, sub { !_is_alive($pid) });
     delete $self->{pid};
     return;
+}
+
+# Have all of the server stand still, as on a machine that is frozen: its port accepts, but nothing
+# answers. thaw() ends that.
+sub freeze { my ($self) = @_; return kill 'STOP', $self->_processes }
+sub thaw   { my ($self) = @_; return kill 'CONT', $self->_processes }
+
+# The server first, which could otherwise start more.
+sub _processes {
+    my ($self) = @_;
+    my @children;
+    for my $file (glob '/proc/[0-9]*/stat') {
+        open my $fh, '<', $file or next;
+        my ($pid, $parent) = (<$fh> // '') =~ /^(\d+) \(.*\) \S (\d+)/ or next;
+        push @children, $pid if $parent == $self->{pid};
+    }
+    return ($self->{pid}, @children);
 }
 
 sub _tool {
@@ -146,7 +232,8 @@ sub _make {
     _write("$dir/init.sql", <<"END_SQL");
 CREATE DATABASE IF NOT EXISTS $user;
 CREATE USER IF NOT EXISTS $user\@'127.0.0.1' IDENTIFIED BY '$self->{password}';
-GRANT ALL ON $user.* TO $user\@'127.0.0.1';
+GRANT ALL ON `$user%`.* TO $user\@'127.0.0.1' WITH GRANT OPTION;
+GRANT CREATE USER ON *.* TO $user\@'127.0.0.1';
 DELETE FROM mysql.global_priv WHERE User IN ('', 'root');
 FLUSH PRIVILEGES;
 END_SQL
@@ -168,13 +255,15 @@ sub _command {
     my ($dir, $port) = @$self{qw(dir port)};
     return (_tool('postgres'), '-D', "$dir/data", '-p', $port, map { ('-c', $_) }
         'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'fsync=off',
-        'shared_buffers=16MB', 'max_connections=200', 'lc_messages=C', 'logging_collector=off')
+        'shared_buffers=16MB', 'max_connections=200', 'lc_messages=C', 'logging_collector=off',
+        $self->{log_statements} ? 'log_min_duration_statement=0' : ())
         if $self->{driver} eq 'pgsql';
     return (_tool('mariadbd'), '--no-defaults', "--datadir=$dir/data", "--port=$port",
         '--bind-address=127.0.0.1', '--socket=mariadbd.sock', '--skip-name-resolve',
         "--pid-file=$dir/data/pid", "--init-file=$dir/init.sql", '--max-connections=200',
         '--innodb-flush-log-at-trx-commit=2', '--innodb-buffer-pool-size=32M',
-        '--skip-log-bin');
+        '--skip-log-bin',
+        $self->{log_statements} ? ('--general-log', "--general-log-file=$dir/statements") : ());
 }
 
 # True once our user can connect; false if the server has ended.
@@ -186,7 +275,7 @@ sub _wait_until_it_answers {
             my $dsn = $self->{dsn} =~ s/\b(dbname|user)=$user/$1=postgres/gr;
             my $dbh = eval { connect_to($dsn) };
             if ($dbh) {
-                $dbh->do("CREATE ROLE $user LOGIN PASSWORD '$self->{password}'");
+                $dbh->do("CREATE ROLE $user LOGIN CREATEDB CREATEROLE PASSWORD '$self->{password}'");
                 $dbh->do("CREATE DATABASE $user OWNER $user");
                 $self->{made} = 1;
             }

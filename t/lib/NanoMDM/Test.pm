@@ -462,7 +462,10 @@ sub json_ok {
 sub db {
     my ($sql, @values) = @_;
     _connect_to_database();
-    my $rows = $dbh->selectall_arrayref($sql, { Slice => {} }, @values);
+    my $statement = $dbh->prepare($sql);
+    $statement->execute(@values);
+    return [] unless $statement->{NUM_OF_FIELDS};
+    my $rows = $statement->fetchall_arrayref({});
     for my $row (@$rows) {
         $_ = NanoMDM::Database::normalize($_) for values %$row;
     }
@@ -529,6 +532,8 @@ sub configtest {
 # Run a program of the build's with these arguments: (exit code, what it said on both outputs).
 sub tool {
     my ($name, @args) = @_;
+    # As for httpd: database drivers do not free all when they are unloaded.
+    local $ENV{ASAN_OPTIONS} = join ':', 'detect_leaks=0', $ENV{ASAN_OPTIONS} || ();
     my $pid = open(my $out, '-|') // die "fork: $!";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT or die $!;

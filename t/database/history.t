@@ -1,0 +1,142 @@
+# Copyright 2026 The mod_nanomdm authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# NanoMDMHistory: what ended long ago goes, by and by; what a device still waits for, and what ended
+# just now, stays.
+
+use strict;
+use warnings FATAL => 'all';
+
+use NanoMDM::Test;
+use NanoMDM::Httpd;
+
+my $httpd = server(NanoMDM::Httpd->new(config => <<'END'));
+NanoMDMHistory 10s
+<Location "/mdm-header">
+    SetHandler nanomdm
+    NanoMDMIdentity header X-Client-Cert
+</Location>
+<Location "/v1/">
+    SetHandler nanomdm-api
+    AuthType Basic
+    AuthName "nanomdm"
+    AuthBasicProvider nanomdm
+    Require valid-user
+</Location>
+END
+ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
+
+my $pgsql = var('nanomdm_driver') eq 'pgsql';
+
+# Make rows look a day old, as far as a table has the times. PostgreSQL's triggers would renew them.
+sub age {
+    my ($table, $column, $where, @args) = @_;
+    my $yesterday = {
+        sqlite3 => "datetime('now', '-1 day')",
+        pgsql   => "LOCALTIMESTAMP - INTERVAL '1 day'",
+        mysql   => 'CURRENT_TIMESTAMP - INTERVAL 1 DAY',
+    }->{ var('nanomdm_driver') };
+    db("ALTER TABLE $table DISABLE TRIGGER USER") if $pgsql;
+    db("UPDATE $table SET $column = $yesterday WHERE $where", @args);
+    db("ALTER TABLE $table ENABLE TRIGGER USER") if $pgsql;
+    return;
+}
+
+# All of a command, everywhere.
+sub age_command {
+    my ($uuid) = @_;
+    age('commands', 'created_at', 'command_uuid = ?', $uuid);
+    age($_, 'updated_at', 'command_uuid = ?', $uuid) for qw(enrollment_queue command_results);
+    return;
+}
+
+sub rows {
+    my ($table, $uuid, $device) = @_;
+    return db_value("SELECT count(*) FROM $table WHERE command_uuid = ?"
+        . ($device ? ' AND id = ?' : ''), $uuid, $device ? $device->{id} : ());
+}
+
+sub enqueue {
+    my (@devices) = @_;
+    my ($command, $uuid) = command_plist('ProfileList');
+    my $r = api(PUT => 'enqueue/' . join(',', map { $_->{id} } @devices) . '?nopush=1', $command);
+    is($r->{status}, 200, 'enqueue');
+    return $uuid;
+}
+
+# Takes the next command, which must be this one, and answers it.
+sub answer {
+    my ($device, $uuid, $status, @idle) = @_;
+    like(report($device, @idle)->{body}, qr/\Q$uuid\E/, 'the command arrives');
+    return report($device, Status => $status, CommandUUID => $uuid);
+}
+
+my ($device, $other) = map { my $d = device(source => 'header'); enroll($d); $d } 1 .. 2;
+
+my $finished = enqueue($device);
+answer($device, $finished, 'Acknowledged');
+my $failed = enqueue($device);
+answer($device, $failed, 'Error');
+my $shared = enqueue($device, $other);
+answer($device, $shared, 'Acknowledged');
+my $young = enqueue($device);
+answer($device, $young, 'Acknowledged');
+
+# as NanoMDM leaves them: still active
+my $active = enqueue($device);
+answer($device, $active, 'Acknowledged');
+db('UPDATE enrollment_queue SET active = TRUE WHERE command_uuid = ?', $active);
+
+# taken back by a new enrollment: never answered, and answered with NotNow
+my $again = device(source => 'header');
+enroll($again);
+my @cleared = (enqueue($again));
+answer($again, $cleared[0], 'NotNow');
+push @cleared, enqueue($again);
+enroll($again);
+
+my $not_now = enqueue($device);
+answer($device, $not_now, 'NotNow');
+my $waiting = enqueue($device);
+
+age_command($_) for $finished, $failed, $shared, $active, $not_now, $waiting, @cleared;
+# the command itself is old, its result is not
+age('commands', 'created_at', 'command_uuid = ?', $young);
+
+ok(&eventually(sub { !grep { rows('commands', $_) } $finished, $failed, $active, @cleared }, 25),
+    'what ended long ago is gone');
+for my $table (qw(enrollment_queue command_results)) {
+    is(join(' ', map { rows($table, $_) } $finished, $failed, $active, @cleared), '0 0 0 0 0',
+        "… from $table too");
+}
+is(rows('enrollment_queue', $shared, $device), 0, "one device's part of a command");
+is(rows('command_results', $shared, $device),  0, '… with its result');
+is(rows('enrollment_queue', $shared, $other),  1, "… not the other's, which still waits");
+is(rows('commands', $shared), 1, '… nor the command');
+is(rows($_, $young), 1, "what ended just now stays in $_") for qw(commands enrollment_queue command_results);
+is(rows($_, $not_now), 1, "what was put off stays in $_") for qw(commands enrollment_queue command_results);
+is(rows($_, $waiting), 1, "what nobody has answered stays in $_") for qw(commands enrollment_queue);
+
+answer($other, $shared, 'Acknowledged');
+is(answer($device, $not_now, 'Acknowledged')->{status}, 200, 'the device gets what waited for it');
+answer($device, $waiting, 'Acknowledged');
+
+# a whole history, in several batches
+my @many = map { enqueue($other) } 1 .. 3;
+my ($command, $uuid) = command_plist('ProfileList');
+for my $n (1 .. 450) {
+    db('INSERT INTO commands (command_uuid, request_type, command) VALUES (?, ?, ?)',
+        "$uuid-$n", 'ProfileList', $command);
+    db('INSERT INTO enrollment_queue (id, command_uuid, active) VALUES (?, ?, FALSE)',
+        $other->{id}, "$uuid-$n");
+    db('INSERT INTO command_results (id, command_uuid, status, result) VALUES (?, ?, ?, ?)',
+        $other->{id}, "$uuid-$n", 'Acknowledged', '<?xml version="1.0"?>');
+}
+age('commands', 'created_at', 'command_uuid LIKE ?', "$uuid-%");
+age($_, 'updated_at', 'command_uuid LIKE ?', "$uuid-%") for qw(enrollment_queue command_results);
+ok(&eventually(sub { !db_value('SELECT count(*) FROM commands WHERE command_uuid LIKE ?', "$uuid-%") }, 25),
+    'hundreds go in batches');
+answer($other, $_, 'Acknowledged') for @many;
+log_unlike(0, qr/\[nanomdm:(?:error|warn)\]/, 'and nothing failed');
+
+done_testing;
