@@ -46,6 +46,20 @@ typedef enum {
     STMT_HISTORY_COMMAND_UNUSED,
     STMT_HISTORY_COMMAND_LOCK, /* NULL where STMT_HISTORY_COMMAND_DELETE itself, or BEGIN, locks */
     STMT_HISTORY_COMMAND_DELETE,
+    STMT_ENROLLMENT_LOAD_TALLY,
+    STMT_OUTBOX_ADD,
+    STMT_OUTBOX_DUE,
+    STMT_OUTBOX_RUN,
+    STMT_OUTBOX_LOAD,
+    STMT_OUTBOX_DELETE,
+    STMT_OUTBOX_POSTPONE,
+    STMT_OUTBOX_BURY,
+    STMT_LEASE_CLAIM,
+    STMT_LEASE_LOAD,
+    STMT_LEASE_LOAD_FAILURES,
+    STMT_LEASE_RENEW,
+    STMT_LEASE_WAIT,
+    STMT_LEASE_RELEASE,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
@@ -123,6 +137,34 @@ const dialect_t *dialect_get(const char *driver);
         "                 WHERE q.command_uuid = c.command_uuid)"                                  \
         " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"                                   \
         "                 WHERE r.command_uuid = c.command_uuid)"
+
+/** Webhook events and their leases: see outbox.c. now is the clock in milliseconds. */
+#define DIALECT_OUTBOX(now)                                                                        \
+    [STMT_OUTBOX_ADD] = "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"    \
+                        " VALUES (%s, %s, %s, %s, " now ")",                                       \
+    [STMT_OUTBOX_DUE] =                                                                            \
+        "SELECT seq, id FROM {p}mdm_webhook_outbox"                                                \
+        " WHERE webhook = %s AND due_ms <= " now " ORDER BY due_ms, seq LIMIT 100",                \
+    [STMT_OUTBOX_POSTPONE] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " + %lld"            \
+                             " WHERE seq = %lld AND due_ms IS NOT NULL",                           \
+    [STMT_LEASE_LOAD] = "SELECT owner, until_ms - " now " FROM {p}mdm_webhook_leases"              \
+                        " WHERE webhook = %s AND id = %s",                                         \
+    [STMT_LEASE_LOAD_FAILURES] = "SELECT failures, " now " - since_ms FROM {p}mdm_webhook_leases"  \
+                                 " WHERE webhook = %s AND id = %s",                                \
+    [STMT_LEASE_RENEW] = "UPDATE {p}mdm_webhook_leases SET until_ms = " now " + %lld"              \
+                         " WHERE webhook = %s AND id = %s AND owner = %s AND until_ms > " now,     \
+    [STMT_LEASE_WAIT] = "UPDATE {p}mdm_webhook_leases SET owner = '-', until_ms = " now " + %lld," \
+                        " failures = %lld, since_ms = " now " - %lld"                              \
+                        " WHERE webhook = %s AND id = %s AND owner = %s"
+
+/** Insert a lease, or take over one that is over; upsert says how. */
+#define DIALECT_LEASE_CLAIM(now, upsert)                                                           \
+    "INSERT INTO {p}mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms)"         \
+    " VALUES (%s, %s, %s, " now " + %lld, 0, 0) " upsert
+
+#define DIALECT_LEASE_UPSERT(now)                                                                  \
+    "ON CONFLICT (webhook, id) DO UPDATE SET owner = excluded.owner,"                              \
+    " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;
