@@ -154,6 +154,8 @@ apr_status_t store_enrollment_load_tally(store_tx_t *tx, const char *id, int *ta
 
 /** Whether the database has the tables for it; without, the others must not be called. */
 int store_outbox_exists(store_tx_t *tx);
+/** Likewise, for who has no transaction; 1 if the database cannot be asked. */
+int store_has_webhooks(store_t *store, apr_pool_t *pool);
 apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
                               const char *topic, const char *event);
 /** Append some events that are due, the longest waiting first: seq and enrollment id by turns. */

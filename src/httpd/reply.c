@@ -42,6 +42,8 @@ int nanomdm_http_status(apr_status_t status)
         return HTTP_GONE;
     case MDM_ECONFLICT:
         return HTTP_CONFLICT;
+    case MDM_EGATEWAY:
+        return HTTP_BAD_GATEWAY;
     case MDM_EUNAVAILABLE:
         return HTTP_SERVICE_UNAVAILABLE;
     default:

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* A background thread of a child process: takes turns at an interval, when woken or while there is
- * more to do, and a last one before it ends.
+ * more to do, and a last one before it ends; or runs a loop of its own, which a byte in the pipe
+ * stops.
  *
  * Stopping uses pipes and poll alone: the prefork MPM runs it inside its SIGTERM handler, where no
  * lock may be taken, and no thread may hold up the end of the child for long.
@@ -23,6 +24,7 @@ struct nanomdm_worker_t {
     apr_thread_t *thread;
     apr_interval_time_t interval;
     nanomdm_turn_t *turn;
+    nanomdm_loop_t *loop; /* in place of turns, or NULL */
     void *baton;
     int wake[2]; /* written to wake it */
     int done[2]; /* closed on the writing side when it ends */
@@ -51,14 +53,12 @@ static void wait_for_wake(const nanomdm_worker_t *worker, apr_interval_time_t wa
     }
 }
 
-static void *APR_THREAD_FUNC worker_main(apr_thread_t *thread, void *data)
+static void take_turns(nanomdm_worker_t *worker)
 {
-    nanomdm_worker_t *worker = data;
     apr_interval_time_t wait = worker->interval;
     apr_pool_t *turn_pool;
     int stopping = 0;
 
-    (void)thread;
     apr_pool_create(&turn_pool, worker->pool);
     while (!stopping) {
         stopping = apr_atomic_read32(&worker->stopping) != 0;
@@ -69,21 +69,29 @@ static void *APR_THREAD_FUNC worker_main(apr_thread_t *thread, void *data)
         wait = worker->turn(worker->baton, stopping, turn_pool) ? 0 : worker->interval;
         apr_pool_clear(turn_pool);
     }
+}
+
+static void *APR_THREAD_FUNC worker_main(apr_thread_t *thread, void *data)
+{
+    nanomdm_worker_t *worker = data;
+
+    (void)thread;
+    if (worker->loop != NULL) {
+        worker->loop(worker->baton, worker->wake[0]);
+    } else {
+        take_turns(worker);
+    }
     close(worker->done[1]);
     return NULL;
 }
 
-apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t interval,
-                                  nanomdm_turn_t *turn, void *baton, apr_pool_t *pool)
+static apr_status_t start(nanomdm_worker_t **out, const nanomdm_worker_t *what, apr_pool_t *pool)
 {
-    nanomdm_worker_t *worker = apr_pcalloc(pool, sizeof(*worker));
+    nanomdm_worker_t *worker = apr_pmemdup(pool, what, sizeof(*what));
     sigset_t all;
     sigset_t before;
     apr_status_t status;
 
-    worker->interval = interval;
-    worker->turn = turn;
-    worker->baton = baton;
     status = apr_pool_create_unmanaged_ex(&worker->pool, NULL, NULL);
     if (status == APR_SUCCESS) {
         status = make_pipe(worker->wake);
@@ -103,6 +111,22 @@ apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t in
         *out = worker;
     }
     return status;
+}
+
+apr_status_t nanomdm_worker_start(nanomdm_worker_t **out, apr_interval_time_t interval,
+                                  nanomdm_turn_t *turn, void *baton, apr_pool_t *pool)
+{
+    nanomdm_worker_t what = {.interval = interval, .turn = turn, .baton = baton};
+
+    return start(out, &what, pool);
+}
+
+apr_status_t nanomdm_worker_start_loop(nanomdm_worker_t **out, nanomdm_loop_t *loop, void *baton,
+                                       apr_pool_t *pool)
+{
+    nanomdm_worker_t what = {.loop = loop, .baton = baton};
+
+    return start(out, &what, pool);
 }
 
 void nanomdm_worker_wake(nanomdm_worker_t *worker)

@@ -33,6 +33,20 @@ int store_outbox_exists(store_tx_t *tx)
     return dbd_has(tx, STMT_OUTBOX_ADD);
 }
 
+static apr_status_t exists_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    (void)pool;
+    *(int *)baton = store_outbox_exists(tx);
+    return APR_SUCCESS;
+}
+
+int store_has_webhooks(store_t *store, apr_pool_t *pool)
+{
+    int exists = 1;
+
+    return store_read(store, exists_work, &exists, pool) != APR_SUCCESS || exists;
+}
+
 apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
                               const char *topic, const char *event)
 {
