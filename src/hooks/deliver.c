@@ -51,7 +51,7 @@ struct hooks_deliverer_t {
     apr_time_t settle;           /* when to, at the latest */
     apr_uint32_t woken;
     int unsettled;    /* the last settling failed */
-    int more;         /* the last claim may not have found all */
+    int more;         /* something may be due */
     apr_time_t look;  /* when to look again */
     apr_time_t pause; /* until when the receiver is left alone; 0: it is not down */
     int weight;       /* of the failures since the last success */
@@ -168,6 +168,13 @@ static void note_failure(hooks_deliverer_t *d, const hooks_run_t *run, int weigh
     d->pause = apr_time_now() + with_jitter(pause < PAUSE_MAX ? pause : PAUSE_MAX);
 }
 
+static void look_again(hooks_deliverer_t *d, apr_time_t again)
+{
+    if (again != 0 && again < d->look) {
+        d->look = again;
+    }
+}
+
 static void settle(hooks_deliverer_t *d)
 {
     apr_pool_t *pool;
@@ -185,9 +192,8 @@ static void settle(hooks_deliverer_t *d)
         }
         apr_array_clear(d->ended);
         d->unsettled = 0;
-        if (again != 0 && again < d->look) {
-            d->look = again;
-        }
+        d->more = 1; /* meanwhile there may be more of these enrollments */
+        look_again(d, again);
     }
     apr_pool_destroy(pool);
 }
@@ -197,6 +203,7 @@ static void claim(hooks_deliverer_t *d)
     apr_time_t now = apr_time_now();
     int max = d->pause != 0 ? 1 : CLAIM_MAX;
     int woken = apr_atomic_xchg32(&d->woken, 0) != 0;
+    apr_time_t again = 0;
 
     if (!woken && !d->more && now < d->look) {
         return;
@@ -206,8 +213,9 @@ static void claim(hooks_deliverer_t *d)
     }
     d->more = 0;
     /* Where it fails, the source has logged why; it is tried again when it is time to look. */
-    if (d->source.claim(d->source.baton, max, d->waiting) == APR_SUCCESS) {
+    if (d->source.claim(d->source.baton, max, d->waiting, &again) == APR_SUCCESS) {
         d->more = d->waiting->nelts > 0;
+        look_again(d, again);
     }
 }
 
@@ -348,11 +356,11 @@ static int may_claim(const hooks_deliverer_t *d)
             (!is_sending(d) && d->ended->nelts == 0 && apr_time_now() >= d->pause));
 }
 
+/* Ends with slots filled as far as there are runs: libcurl's own timer has new requests begin. */
 static void turn(hooks_deliverer_t *d)
 {
     int running;
 
-    fill_slots(d);
     curl_multi_perform(d->multi, &running);
     read_results(d);
     if (must_settle(d)) {
@@ -361,26 +369,24 @@ static void turn(hooks_deliverer_t *d)
     if (may_claim(d)) {
         claim(d);
     }
+    fill_slots(d);
 }
 
 /* How long nothing is to be done but for what the network brings, in milliseconds. */
 static int wait_time(const hooks_deliverer_t *d)
 {
     apr_time_t now = apr_time_now();
-    apr_time_t until = d->look;
+    apr_time_t until = now + LOOK_INTERVAL;
 
-    if (d->waiting->nelts > 0) {
-        return is_sending(d) ? (int)apr_time_as_msec(LOOK_INTERVAL) : 0;
-    }
-    if (d->pause != 0) {
-        until = d->pause > until ? d->pause : until;
-    } else if (d->more && may_claim(d)) {
-        until = now;
+    if (may_claim(d)) {
+        until = d->more && d->pause == 0 ? now : d->look;
+    } else if (d->pause > now) {
+        until = d->pause;
     }
     if (d->ended->nelts > 0 && d->settle < until) {
         until = d->settle;
     }
-    return until > now ? (int)apr_time_as_msec(until - now) + 1 : is_sending(d) ? 1 : 0;
+    return until > now ? (int)apr_time_as_msec(until - now) + 1 : 0;
 }
 
 /* Events on their way are let go: nobody knows whether they arrive, so they are sent again. */

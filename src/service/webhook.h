@@ -16,6 +16,7 @@ struct service_webhook_t {
     webhook_queue_t *queue; /* in memory: all events, or those of idle devices for the database */
     hooks_deliverer_t *deliverer;
     char owner[33];       /* of leases */
+    apr_hash_t *held;     /* ids of the enrollments whose leases we have */
     apr_uint32_t told_at; /* when it was last said that the tables are missing, in seconds */
 };
 

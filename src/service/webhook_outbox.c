@@ -43,6 +43,7 @@ typedef struct claim_t {
     apr_array_header_t *due; /* const char *: seq and id by turns */
     apr_array_header_t *ids; /* those to try, sorted */
     apr_array_header_t *runs;
+    apr_interval_time_t again; /* 0: others have none */
 } claim_t;
 
 static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -53,7 +54,8 @@ static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return store_outbox_due(tx, c->webhook->config.name, c->due, pool);
 }
 
-/* The first ones, each once; in an order that all nodes have, since each locks its lease. */
+/* The first ones that are not here already, each once; in an order that all nodes have, since each
+ * locks its lease. */
 static void choose_ids(claim_t *c, apr_pool_t *pool)
 {
     apr_hash_t *seen = apr_hash_make(pool);
@@ -62,7 +64,8 @@ static void choose_ids(claim_t *c, apr_pool_t *pool)
     for (int i = 1; i < c->due->nelts && c->ids->nelts < c->max; i += 2) {
         const char *id = APR_ARRAY_IDX(c->due, i, const char *);
 
-        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) == NULL) {
+        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) == NULL &&
+            apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING) == NULL) {
             apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
             APR_ARRAY_PUSH(c->ids, const char *) = id;
         }
@@ -70,11 +73,14 @@ static void choose_ids(claim_t *c, apr_pool_t *pool)
     store_sort_ids(c->ids);
 }
 
-static apr_status_t postpone(store_tx_t *tx, const claim_t *c, const char *id,
-                             apr_interval_time_t delay, apr_pool_t *pool)
+static apr_status_t postpone(store_tx_t *tx, claim_t *c, const char *id, apr_interval_time_t delay,
+                             apr_pool_t *pool)
 {
     apr_status_t status = APR_SUCCESS;
 
+    if (c->again == 0 || delay < c->again) {
+        c->again = delay;
+    }
     for (int i = 0; i < c->due->nelts && status == APR_SUCCESS; i += 2) {
         if (strcmp(APR_ARRAY_IDX(c->due, i + 1, const char *), id) == 0) {
             status = store_outbox_postpone(tx, APR_ARRAY_IDX(c->due, i, const char *), delay, pool);
@@ -128,6 +134,7 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     apr_status_t status = APR_SUCCESS;
 
     drop_runs(c->runs); /* of an attempt before this one */
+    c->again = 0;
     for (int i = 0; i < c->ids->nelts && status == APR_SUCCESS; i++) {
         const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
         apr_interval_time_t left;
@@ -149,14 +156,22 @@ static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
         return status;
     }
     choose_ids(c, pool);
+    if (c->ids->nelts == 0) {
+        return APR_SUCCESS;
+    }
     status = store_write(c->webhook->store, claim_work, c, pool);
     if (status != APR_SUCCESS) {
         drop_runs(c->runs);
     }
+    for (int i = 0; i < c->runs->nelts; i++) {
+        const char *id = APR_ARRAY_IDX(c->runs, i, hooks_run_t *)->id;
+
+        apr_hash_set(c->webhook->held, id, APR_HASH_KEY_STRING, id);
+    }
     return status;
 }
 
-static apr_status_t claim(void *baton, int max, apr_array_header_t *runs)
+static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_time_t *again)
 {
     claim_t c = {.webhook = baton, .max = max, .runs = runs};
     apr_pool_t *pool;
@@ -165,6 +180,9 @@ static apr_status_t claim(void *baton, int max, apr_array_header_t *runs)
     if (status == APR_SUCCESS) {
         status = claim_with(&c, pool);
         apr_pool_destroy(pool);
+    }
+    if (c.again != 0) {
+        *again = apr_time_now() + c.again;
     }
     return status;
 }
@@ -311,6 +329,7 @@ static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time
     for (int i = 0; i < runs->nelts; i++) {
         const hooks_run_t *run = APR_ARRAY_IDX(runs, i, hooks_run_t *);
 
+        apr_hash_set(s.webhook->held, run->id, APR_HASH_KEY_STRING, NULL);
         if (((const outbox_run_t *)run->events)->buried) {
             mdm_log(MDM_LOG_ERR, 0,
                     "webhook %s: event %s of enrollment \"%s\" is given up and stays in "
