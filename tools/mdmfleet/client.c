@@ -206,10 +206,10 @@ static CURLcode perform(fleet_client_t *client, const char *url, struct curl_sli
     return CURLE_OK;
 }
 
-/* Whether another try can help. */
+/* Whether another try can help. What a device takes for a refusal never is. */
 static int transient(CURLcode code, long http)
 {
-    return code != CURLE_OK || http == 408 || http == 429 || http >= 500;
+    return code != CURLE_OK || http >= 500;
 }
 
 /* What an error reply says: the title of a page, else its first line. */
@@ -240,64 +240,71 @@ static void count_failure(fleet_client_t *client, fleet_kind_t kind, CURLcode co
     }
 }
 
-int fleet_client_send(fleet_client_t *client, fleet_kind_t kind, const char *body,
-                      fleet_reply_t *reply, apr_pool_t *pool)
+/* Send a request, again if that can help, to one of the URLs. */
+static int exchange(fleet_client_t *client, fleet_kind_t kind, const apr_array_header_t *urls,
+                    struct curl_slist *headers, const char *body, fleet_reply_t *reply,
+                    apr_pool_t *pool)
 {
     const fleet_options_t *opt = client->opt;
-    int checkin =
-        kind == FLEET_AUTHENTICATE || kind == FLEET_TOKEN_UPDATE || kind == FLEET_CHECK_OUT;
-    const apr_array_header_t *urls = checkin ? opt->checkin_urls : opt->mdm_urls;
-    const char *identity =
-        fleet_identity_header(client->fleet, client->device, opt, body, strlen(body), pool);
-    struct curl_slist *headers = add_header(NULL, "Expect:");
-    const char *url = NULL;
-    CURLcode code = CURLE_OK;
-    headers = add_header(headers, checkin ? "Content-Type: application/x-apple-aspen-mdm-checkin"
-                                          : "Content-Type: application/x-apple-aspen-mdm");
-    if (identity)
-        headers = add_header(headers, identity);
     for (int attempt = 0;; attempt++) {
         apr_time_t began = apr_time_now();
-        url = APR_ARRAY_IDX(urls, client->turn % urls->nelts, const char *);
+        const char *url = APR_ARRAY_IDX(urls, client->turn % urls->nelts, const char *);
+        CURLcode code = perform(client, url, headers, body, reply);
         if (opt->switching == FLEET_SWITCH_MESSAGE)
             client->turn++;
-        code = perform(client, url, headers, body, reply);
         if (code == CURLE_OK && reply->http == 200) {
             fleet_stats_request(client->stats, kind, apr_time_now() - began);
-            break;
+            return 1;
         }
         if (attempt >= opt->retries || !transient(code, reply->http) || fleet_stop) {
+            /* An enqueue's URL is as long as its list of ids. */
+            url = kind == FLEET_ENQUEUE ? opt->api_url : url;
             count_failure(client, kind, code, reply, url, pool);
-            break;
+            return 0;
         }
         fleet_stats_count(client->stats, "sent again", 1);
         if (opt->switching != FLEET_SWITCH_MESSAGE)
             client->turn++;
         back_off(attempt);
     }
+}
+
+int fleet_client_send(fleet_client_t *client, fleet_kind_t kind, const char *body,
+                      fleet_reply_t *reply, apr_pool_t *pool)
+{
+    const fleet_options_t *opt = client->opt;
+    int checkin =
+        kind == FLEET_AUTHENTICATE || kind == FLEET_TOKEN_UPDATE || kind == FLEET_CHECK_OUT;
+    const char *identity =
+        fleet_identity_header(client->fleet, client->device, opt, body, strlen(body), pool);
+    struct curl_slist *headers = add_header(NULL, "Expect:");
+    int ok;
+    headers = add_header(headers, checkin ? "Content-Type: application/x-apple-aspen-mdm-checkin"
+                                          : "Content-Type: application/x-apple-aspen-mdm");
+    if (identity)
+        headers = add_header(headers, identity);
+    ok = exchange(client, kind, checkin ? opt->checkin_urls : opt->mdm_urls, headers, body, reply,
+                  pool);
     curl_slist_free_all(headers);
-    return code == CURLE_OK && reply->http == 200;
+    return ok;
 }
 
 int fleet_client_api(fleet_client_t *client, const char *url, const char *body,
                      fleet_reply_t *reply, apr_pool_t *pool)
 {
     struct curl_slist *headers = add_header(NULL, "Expect:");
-    apr_time_t began = apr_time_now();
     const char *login = apr_pstrcat(pool, "nanomdm:", client->opt->api_key, NULL);
-    CURLcode code;
+    apr_array_header_t *urls = apr_array_make(pool, 1, sizeof(const char *));
+    int ok;
+    APR_ARRAY_PUSH(urls, const char *) = url;
     headers = add_header(headers, "Content-Type: application/xml");
     headers = add_header(
         headers,
         apr_pstrcat(pool, "Authorization: Basic ",
                     fleet_base64((const unsigned char *)login, strlen(login), pool), NULL));
-    code = perform(client, url, headers, body, reply);
-    if (code == CURLE_OK && reply->http == 200)
-        fleet_stats_request(client->stats, FLEET_ENQUEUE, apr_time_now() - began);
-    else
-        count_failure(client, FLEET_ENQUEUE, code, reply, client->opt->api_url, pool);
+    ok = exchange(client, FLEET_ENQUEUE, urls, headers, body, reply, pool);
     curl_slist_free_all(headers);
-    return code == CURLE_OK && reply->http == 200;
+    return ok;
 }
 
 void fleet_client_destroy(fleet_client_t *client)

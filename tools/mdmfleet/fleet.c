@@ -4,12 +4,13 @@
 /* The fleet and its directory: authority, keys, certificates, and each device's state, so that a
  * later run continues as the same devices.
  *
- *   fleet.json     seed and topic
+ *   fleet.json     seed, topic, user channels per device
  *   ca.pem         the authority that issued the certificates
  *   ca.key         its key, if it is the fleet's own
  *   keys.pem       the keys that the devices share
- *   devices.jsonl  one device a line: identifiers, key, certificate; only ever appended to
- *   state.jsonl    one device a line: enrolled, sessions, commands answered
+ *   devices.jsonl  one device a line: identifiers, key, certificate; behind it one line for each
+ *                  of its user channels; only ever appended to
+ *   state.jsonl    a line for each of those: enrolled, sessions, commands answered
  */
 #include <apr_strings.h>
 #include <errno.h>
@@ -300,9 +301,12 @@ static void make_keys(fleet_t *fleet, const fleet_options_t *opt, int devices)
 
 static void write_device(FILE *file, const fleet_device_t *device, apr_pool_t *pool)
 {
-    fprintf(file, "{\"udid\":\"%s\",\"serial\":\"%s\",\"key\":%d,\"certificate\":\"%s\"}\n",
-            device->udid, device->serial, device->key,
-            fleet_base64(device->der, (size_t)device->der_len, pool));
+    if (device->user)
+        fprintf(file, "{\"user\":\"%s\"}\n", device->user);
+    else
+        fprintf(file, "{\"udid\":\"%s\",\"serial\":\"%s\",\"key\":%d,\"certificate\":\"%s\"}\n",
+                device->udid, device->serial, device->key,
+                fleet_base64(device->der, (size_t)device->der_len, pool));
 }
 
 static const char *make_udid(const fleet_t *fleet, int index, apr_pool_t *pool)
@@ -314,18 +318,38 @@ static const char *make_udid(const fleet_t *fleet, int index, apr_pool_t *pool)
                         hex + 20);
 }
 
-static void make_device(fleet_t *fleet, X509 *ca, EVP_PKEY *ca_key)
+static fleet_device_t *add_device(fleet_t *fleet)
 {
     fleet_device_t *device = apr_array_push(fleet->devices);
+    memset(device, 0, sizeof(*device));
+    device->index = fleet->devices->nelts - 1;
+    return device;
+}
+
+/* A user channel of the device, or behind the channel, that was added last. */
+static void add_user(fleet_t *fleet, const char *user)
+{
+    fleet_device_t *channel = add_device(fleet);
+    const fleet_device_t *device = channel - 1;
+    channel->udid = device->udid;
+    channel->serial = device->serial;
+    channel->key = device->key;
+    channel->der = device->der;
+    channel->der_len = device->der_len;
+    channel->user = user;
+    channel->id = apr_pstrcat(fleet->pool, device->udid, ":", user, NULL);
+}
+
+static void make_device(fleet_t *fleet, X509 *ca, EVP_PKEY *ca_key)
+{
+    fleet_device_t *device = add_device(fleet);
     unsigned char *der = NULL;
     EVP_PKEY *key;
     X509 *x509;
-    memset(device, 0, sizeof(*device));
-    device->index = fleet->devices->nelts - 1;
-    device->udid = make_udid(fleet, device->index, fleet->pool);
+    device->udid = device->id = make_udid(fleet, device->index, fleet->pool);
     device->serial = apr_psprintf(fleet->pool, "FL%s%06d",
                                   fleet_derive(fleet, -1, "serial", 2, fleet->pool), device->index);
-    device->key = device->index % fleet->keys->nelts;
+    device->key = device->index / (1 + fleet->users) % fleet->keys->nelts;
     key = APR_ARRAY_IDX(fleet->keys, device->key, EVP_PKEY *);
     x509 = make_certificate(device, key, ca, ca_key);
     device->der_len = i2d_X509(x509, &der);
@@ -336,27 +360,36 @@ static void make_device(fleet_t *fleet, X509 *ca, EVP_PKEY *ca_key)
     X509_free(x509);
 }
 
+/* Whether the last device has all of its user channels: a run may have been killed while making. */
+static int is_whole(const fleet_t *fleet)
+{
+    return fleet->devices->nelts % (1 + fleet->users) == 0;
+}
+
 static void make_devices(fleet_t *fleet, const fleet_options_t *opt)
 {
     const int devices = opt->devices ? opt->devices : 1;
+    const int wanted = devices * (1 + fleet->users);
     const char *path = path_of(fleet, "devices.jsonl");
     X509 *ca;
     EVP_PKEY *ca_key;
     apr_pool_t *scratch;
     FILE *file;
-    if (fleet->devices->nelts >= devices)
+    if (fleet->devices->nelts >= wanted && is_whole(fleet))
         return;
     open_authority(fleet, opt, &ca, &ca_key);
     make_keys(fleet, opt, devices);
     apr_pool_create(&scratch, fleet->pool);
     file = open_file(path, "a");
-    while (fleet->devices->nelts < devices && !fleet_stop) {
-        make_device(fleet, ca, ca_key);
+    while ((fleet->devices->nelts < wanted && !fleet_stop) || !is_whole(fleet)) {
+        if (!is_whole(fleet))
+            add_user(fleet, make_udid(fleet, fleet->devices->nelts, fleet->pool));
+        else
+            make_device(fleet, ca, ca_key);
         write_device(file, fleet_device(fleet, fleet->devices->nelts - 1), scratch);
         apr_pool_clear(scratch);
         if (!opt->quiet && fleet->devices->nelts % 2000 == 0)
-            fprintf(stderr, "mdmfleet: %d of %d certificates made\n", fleet->devices->nelts,
-                    devices);
+            fprintf(stderr, "mdmfleet: %d of %d enrollments made\n", fleet->devices->nelts, wanted);
     }
     close_file(file, path);
     apr_pool_destroy(scratch);
@@ -402,15 +435,18 @@ static void each_line(fleet_t *fleet, const char *name, void (*take)(fleet_t *, 
 
 static void take_device(fleet_t *fleet, json_t *json, int line)
 {
-    const char *udid, *serial, *certificate;
-    fleet_device_t *device = apr_array_push(fleet->devices);
-    memset(device, 0, sizeof(*device));
+    const char *udid, *serial, *certificate, *user;
+    fleet_device_t *device;
+    if (line > 0 && json_unpack(json, "{s:s}", "user", &user) == 0) {
+        add_user(fleet, apr_pstrdup(fleet->pool, user));
+        return;
+    }
+    device = add_device(fleet);
     if (json_unpack(json, "{s:s,s:s,s:i,s:s}", "udid", &udid, "serial", &serial, "key",
                     &device->key, "certificate", &certificate) != 0 ||
         device->key < 0 || device->key >= fleet->keys->nelts)
         fleet_die("%s/devices.jsonl, entry %d: not a device of this fleet", fleet->dir, line + 1);
-    device->index = line;
-    device->udid = apr_pstrdup(fleet->pool, udid);
+    device->udid = device->id = apr_pstrdup(fleet->pool, udid);
     device->serial = apr_pstrdup(fleet->pool, serial);
     device->der = decode(certificate, &device->der_len, fleet->pool);
 }
@@ -460,11 +496,17 @@ static void load_settings(fleet_t *fleet, const fleet_options_t *opt)
     json_error_t error;
     json_t *json = json_load_file(path, 0, &error);
     const char *seed, *topic;
-    if (!json || json_unpack(json, "{s:s,s:s}", "seed", &seed, "topic", &topic) != 0)
-        fleet_die("%s cannot be read: %s", path, json ? "no seed or topic" : error.text);
+    if (!json ||
+        json_unpack(json, "{s:s,s:s,s?i}", "seed", &seed, "topic", &topic, "users",
+                    &fleet->users) != 0 ||
+        fleet->users < 0)
+        fleet_die("%s cannot be read: %s", path, json ? "not a fleet's settings" : error.text);
     if (opt->seed && strcmp(opt->seed, seed) != 0)
         fleet_die("this fleet was made with seed %s: leave --seed out, or choose another --dir",
                   seed);
+    if (opt->users >= 0 && opt->users != fleet->users)
+        fleet_die("this fleet was made with --users %d: leave it out, or choose another --dir",
+                  fleet->users);
     fleet->seed = apr_pstrdup(fleet->pool, seed);
     fleet->topic = opt->topic ? opt->topic : apr_pstrdup(fleet->pool, topic);
     json_decref(json);
@@ -485,7 +527,9 @@ static void make_settings(fleet_t *fleet, const fleet_options_t *opt)
     fleet->topic = opt->topic ? opt->topic
                               : apr_psprintf(fleet->pool, "com.apple.mgmt.External.%s",
                                              make_udid(fleet, -1, fleet->pool));
-    json = json_pack("{s:s,s:s}", "seed", fleet->seed, "topic", fleet->topic);
+    fleet->users = opt->users > 0 ? opt->users : 0;
+    json = json_pack("{s:s,s:s,s:i}", "seed", fleet->seed, "topic", fleet->topic, "users",
+                     fleet->users);
     if (!json || json_dump_file(json, path_of(fleet, "fleet.json"), JSON_INDENT(2)) != 0)
         fleet_die("cannot write %s: %s", path_of(fleet, "fleet.json"), strerror(errno));
     json_decref(json);
@@ -519,11 +563,8 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
     fleet->pool = pool;
     fleet->dir = opt->dir;
     fleet->keys = apr_array_make(pool, 16, sizeof(EVP_PKEY *));
-    fleet->devices =
-        apr_array_make(pool, opt->devices ? opt->devices : 1000, sizeof(fleet_device_t));
+    fleet->devices = apr_array_make(pool, 1000, sizeof(fleet_device_t));
     apr_pool_cleanup_register(pool, fleet, release, apr_pool_cleanup_null);
-    if (opt->devices > MAX_DEVICES)
-        fleet_die("at most %d devices", MAX_DEVICES);
     if (make && mkdir(fleet->dir, 0700) != 0 && errno != EEXIST)
         fleet_die("cannot make %s: %s", fleet->dir, strerror(errno));
     if (!exists(path_of(fleet, "fleet.json")) && !make)
@@ -535,13 +576,17 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
         load_settings(fleet, opt);
     else
         make_settings(fleet, opt);
+    if ((opt->devices ? opt->devices : 1) > MAX_DEVICES / (1 + fleet->users))
+        fleet_die("at most %d devices and user channels", MAX_DEVICES);
     load_keys(fleet);
     each_line(fleet, "devices.jsonl", take_device);
     each_line(fleet, "state.jsonl", take_state);
     if (make)
         make_devices(fleet, opt);
-    if (opt->devices > fleet->devices->nelts && !fleet_stop)
-        fleet_die("the fleet has only %d devices", fleet->devices->nelts);
+    if (!is_whole(fleet))
+        fleet_die("the last device lacks a user channel: run \"mdmfleet make\"");
+    if (opt->devices > fleet->devices->nelts / (1 + fleet->users) && !fleet_stop)
+        fleet_die("the fleet has only %d devices", fleet->devices->nelts / (1 + fleet->users));
     return fleet;
 }
 
@@ -552,6 +597,6 @@ fleet_device_t *fleet_device(const fleet_t *fleet, int index)
 
 int fleet_count(const fleet_t *fleet, const fleet_options_t *opt)
 {
-    return opt->devices && opt->devices < fleet->devices->nelts ? opt->devices
-                                                                : fleet->devices->nelts;
+    int wanted = opt->devices * (1 + fleet->users);
+    return wanted && wanted < fleet->devices->nelts ? wanted : fleet->devices->nelts;
 }

@@ -34,6 +34,8 @@ static const char usage[] =
     "The fleet\n"
     "  --dir DIR            where it is kept; a later run continues as the same devices\n"
     "  --devices N          how many (default: all there are; for a new fleet 1)\n"
+    "  --users N            user channels of each device, for a new fleet (default 0); each has\n"
+    "                       a queue of its own\n"
     "  --ca-cert F --ca-key F  the authority that issues (default: an own one, DIR/ca.pem)\n"
     "  --key rsa|ec         kind of keys (default rsa, 2048 bits)\n"
     "  --keys K             how many keys the devices share (default 8)\n"
@@ -44,14 +46,15 @@ static const char usage[] =
     "  --url BASE           devices use BASE/mdm and BASE/checkin; may be repeated\n"
     "  --mdm-url URL        instead of BASE/mdm; may be repeated\n"
     "  --checkin-url URL    instead of BASE/checkin (default with --mdm-url: the same)\n"
-    "  --switch WHEN        with several URLs, change after each session (default), message or\n"
-    "                       failure\n"
+    "  --switch WHEN        with several URLs, each device changes from one to the next after\n"
+    "                       each session (default), message or failure\n"
     "  --server-ca FILE     authority of the server's certificate (default: the system's)\n"
     "  --insecure           do not verify the server's certificate\n"
     "  --http2              offer HTTP/2\n"
     "  --reconnect          a connection per session (always so with --identity tls)\n"
     "  --timeout S, --connect-timeout S  seconds (default 30 and 10)\n"
-    "  --retries N          send again up to N times after a failure that may pass (default 0)\n"
+    "  --retries N          send again up to N times after a lost connection or a status of 500\n"
+    "                       and above (default 0); any other status but 200 is an error\n"
     "  --api-url URL        the API, for enqueue (default BASE/v1/)\n"
     "  --api-key KEY        its key, or file:PATH\n"
     "\n"
@@ -82,7 +85,9 @@ static const char usage[] =
     "enqueue and presign\n"
     "  --commands N         commands to queue; requests per device to write (default 1)\n"
     "  --request-type TYPE  default DeviceInformation\n"
-    "  --uuid-prefix TEXT   command UUIDs are TEXT and a number of six digits from 0\n"
+    "  --uuid-prefix TEXT   command UUIDs are TEXT and a number of six digits from 0; run checks\n"
+    "                       that such commands come byte for byte as they were queued, as it\n"
+    "                       does with those that were queued without this option\n"
     "  --batch B            ids per API call (default 100)\n"
     "  --push               have the server push (default: nopush=1)\n"
     "  --message KIND       idle, result, not-now, authenticate or token-update\n"
@@ -116,6 +121,7 @@ static void on_signal(int number)
 enum {
     OPT_DIR = 256,
     OPT_DEVICES,
+    OPT_USERS,
     OPT_CA_CERT,
     OPT_CA_KEY,
     OPT_KEY,
@@ -167,6 +173,7 @@ enum {
 
 static const apr_getopt_option_t options[] = {{"dir", OPT_DIR, 1, NULL},
                                               {"devices", OPT_DEVICES, 1, NULL},
+                                              {"users", OPT_USERS, 1, NULL},
                                               {"ca-cert", OPT_CA_CERT, 1, NULL},
                                               {"ca-key", OPT_CA_KEY, 1, NULL},
                                               {"key", OPT_KEY, 1, NULL},
@@ -290,6 +297,9 @@ static void take_fleet_option(fleet_options_t *opt, int option, const char *valu
         break;
     case OPT_DEVICES:
         opt->devices = whole(option, value, 1);
+        break;
+    case OPT_USERS:
+        opt->users = whole(option, value, 0);
         break;
     case OPT_CA_CERT:
         opt->ca_cert = value;
@@ -507,6 +517,7 @@ static void set_defaults(fleet_options_t *opt, apr_pool_t *pool)
     memset(opt, 0, sizeof(*opt));
     opt->mdm_urls = apr_array_make(pool, 2, sizeof(const char *));
     opt->checkin_urls = apr_array_make(pool, 2, sizeof(const char *));
+    opt->users = -1;
     opt->key_type = "rsa";
     opt->keys = 8;
     opt->identity = FLEET_SIGNATURE;
@@ -564,7 +575,7 @@ static void print_ids(const fleet_t *fleet, const fleet_options_t *opt)
     int count = fleet_count(fleet, opt);
     for (int i = 0; i < count; i++)
         if (fleet_device(fleet, i)->enrolled)
-            puts(fleet_device(fleet, i)->udid);
+            puts(fleet_device(fleet, i)->id);
 }
 
 static void write_json(fleet_stats_t *stats, apr_interval_time_t took, const char *path,
@@ -616,7 +627,7 @@ static int do_command(const fleet_options_t *opt, command_t command, const char 
     fleet_t *fleet = fleet_open(opt, makes, changes, pool);
     switch (command) {
     case MAKE:
-        printf("%d devices in %s\n", fleet->devices->nelts, fleet->dir);
+        printf("%d devices in %s\n", fleet->devices->nelts / (1 + fleet->users), fleet->dir);
         return 0;
     case IDS:
         print_ids(fleet, opt);

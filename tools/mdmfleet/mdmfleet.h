@@ -27,6 +27,7 @@ typedef enum { FLEET_SWITCH_SESSION, FLEET_SWITCH_MESSAGE, FLEET_SWITCH_FAILURE 
 typedef struct fleet_options_t {
     const char *dir;
     int devices; /* 0: as many as the fleet has */
+    int users;   /* channels per device; -1: as the fleet has */
     int keys;
     const char *key_type; /* "rsa" or "ec" */
     const char *ca_cert, *ca_key;
@@ -92,9 +93,12 @@ void fleet_set_add(fleet_set_t *set, uint64_t item);
 void fleet_set_remove(fleet_set_t *set, uint64_t item);
 uint64_t fleet_hash(const char *text);
 
+/* A device, or a user channel of the device before it, which shares its certificate. */
 typedef struct fleet_device_t {
     int index;
     const char *udid, *serial;
+    const char *user; /* the channel's UserID; NULL: the device itself */
+    const char *id;   /* of the enrollment */
     int key;
     const unsigned char *der; /* the certificate */
     int der_len;
@@ -110,8 +114,9 @@ typedef struct fleet_t {
     apr_pool_t *pool;
     const char *dir;
     const char *seed, *topic;
+    int users;                   /* channels per device */
     apr_array_header_t *keys;    /* EVP_PKEY * */
-    apr_array_header_t *devices; /* fleet_device_t */
+    apr_array_header_t *devices; /* fleet_device_t: each device, its user channels behind it */
     int lock;
 } fleet_t;
 
@@ -121,7 +126,7 @@ fleet_t *fleet_open(const fleet_options_t *opt, int make, int lock, apr_pool_t *
 /* Write the devices' state; dies if that fails. */
 void fleet_save(fleet_t *fleet);
 fleet_device_t *fleet_device(const fleet_t *fleet, int index);
-/* How many devices this run works with. */
+/* How many devices and user channels this run works with. */
 int fleet_count(const fleet_t *fleet, const fleet_options_t *opt);
 
 /* ---- what devices say (messages.c) ------------------------------------------------------------
@@ -144,7 +149,8 @@ const char *fleet_kind_name(fleet_kind_t kind);
 /* The body of a message; uuid and request_type for the answers to commands, else NULL. */
 const char *fleet_message(const fleet_t *fleet, const fleet_device_t *device, fleet_kind_t kind,
                           const char *uuid, const char *request_type, apr_pool_t *pool);
-/* A command to queue. */
+/* A command to queue: a function of these two, so that a device can tell whether it came unchanged.
+ */
 const char *fleet_command(const char *uuid, const char *request_type, apr_pool_t *pool);
 /* A value of the device's that is the same in each run: hex of len bytes (at most 32). */
 const char *fleet_derive(const fleet_t *fleet, int index, const char *what, int len,
@@ -195,7 +201,7 @@ void fleet_client_device(fleet_client_t *client, const fleet_device_t *device, i
 /* Send a device's message; a failure is counted. Nonzero if the server answered 200. */
 int fleet_client_send(fleet_client_t *client, fleet_kind_t kind, const char *body,
                       fleet_reply_t *reply, apr_pool_t *pool);
-/* Send an API request (PUT); as fleet_client_send(). */
+/* Send an API request (PUT) that may be repeated; as fleet_client_send(). */
 int fleet_client_api(fleet_client_t *client, const char *url, const char *body,
                      fleet_reply_t *reply, apr_pool_t *pool);
 void fleet_client_destroy(fleet_client_t *client);

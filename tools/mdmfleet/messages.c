@@ -15,6 +15,11 @@
     "\"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n"                                        \
     "<plist version=\"1.0\">\n<dict>\n"
 #define TAIL "</dict>\n</plist>\n"
+/* What storing, quoting and reading again may spoil: quotes, backslashes, a format, line ends,
+ * blanks at their end, characters of two, three and four bytes. */
+#define AWKWARD                                                                                    \
+    "\t<!-- it's \"100%s\" \\' \\\\ \\n $1 {p} ; \r\n \t \xc3\xa9 e\xcc\x81 \xe2\x82\xac "         \
+    "\xf0\x9f\x8d\x8f -->  \n"
 
 const char *fleet_kind_name(fleet_kind_t kind)
 {
@@ -78,30 +83,43 @@ static const char *pair(const char *key, const char *value, apr_pool_t *pool)
     return apr_psprintf(pool, "\t<key>%s</key>\n\t<string>%s</string>\n", key, value);
 }
 
+/* Who speaks. */
+static const char *identifiers(const fleet_device_t *device, apr_pool_t *pool)
+{
+    const char *udid = pair("UDID", device->udid, pool);
+    if (!device->user)
+        return udid;
+    return apr_pstrcat(pool, udid, pair("UserID", device->user, pool),
+                       pair("UserLongName", "Jane Appleseed", pool),
+                       pair("UserShortName", "jane", pool), NULL);
+}
+
 static const char *authenticate(const fleet_t *fleet, const fleet_device_t *device,
                                 apr_pool_t *pool)
 {
-    return apr_pstrcat(
-        pool, HEAD, pair("BuildVersion", "24G84", pool),
-        pair("DeviceName", apr_psprintf(pool, "Mac %d", device->index), pool),
-        pair("MessageType", "Authenticate", pool), pair("Model", "Mac15,12", pool),
-        pair("ModelName", "MacBook Air", pool), pair("OSVersion", "15.6", pool),
-        pair("ProductName", "Mac15,12", pool), pair("SerialNumber", device->serial, pool),
-        pair("Topic", fleet->topic, pool), pair("UDID", device->udid, pool), TAIL, NULL);
+    return apr_pstrcat(pool, HEAD, pair("BuildVersion", "24G84", pool),
+                       pair("DeviceName", apr_psprintf(pool, "Mac %d", device->index), pool),
+                       pair("MessageType", "Authenticate", pool), pair("Model", "Mac15,12", pool),
+                       pair("ModelName", "MacBook Air", pool), pair("OSVersion", "15.6", pool),
+                       pair("ProductName", "Mac15,12", pool),
+                       pair("SerialNumber", device->serial, pool),
+                       pair("Topic", fleet->topic, pool), identifiers(device, pool), TAIL, NULL);
 }
 
 static const char *token_update(const fleet_t *fleet, const fleet_device_t *device,
                                 apr_pool_t *pool)
 {
     const char *magic = fleet_derive(fleet, device->index, "magic", 16, pool);
+    const char *unlock = "";
+    if (!device->user)
+        unlock = apr_psprintf(pool, "\t<key>UnlockToken</key>\n\t<data>\n\t%s\n\t</data>\n",
+                              derive_data(fleet, device->index, "unlock", 40, pool));
     return apr_psprintf(pool,
                         HEAD "\t<key>AwaitingConfiguration</key>\n\t<false/>\n"
-                             "%s%s\t<key>Token</key>\n\t<data>\n\t%s\n\t</data>\n%s%s"
-                             "\t<key>UnlockToken</key>\n\t<data>\n\t%s\n\t</data>\n" TAIL,
+                             "%s%s\t<key>Token</key>\n\t<data>\n\t%s\n\t</data>\n%s%s%s" TAIL,
                         pair("MessageType", "TokenUpdate", pool), pair("PushMagic", magic, pool),
                         derive_data(fleet, device->index, "token", 1, pool),
-                        pair("Topic", fleet->topic, pool), pair("UDID", device->udid, pool),
-                        derive_data(fleet, device->index, "unlock", 40, pool));
+                        pair("Topic", fleet->topic, pool), identifiers(device, pool), unlock);
 }
 
 static const char *device_information(const fleet_device_t *device, apr_pool_t *pool)
@@ -162,8 +180,7 @@ static const char *report(const fleet_device_t *device, fleet_kind_t kind, const
              !strcmp(request_type, "InstalledApplicationList"))
         answer = applications(pool);
     return apr_pstrcat(pool, HEAD, uuid ? pair("CommandUUID", escape(uuid, pool), pool) : "",
-                       answer, pair("Status", status, pool), pair("UDID", device->udid, pool), TAIL,
-                       NULL);
+                       answer, pair("Status", status, pool), identifiers(device, pool), TAIL, NULL);
 }
 
 const char *fleet_message(const fleet_t *fleet, const fleet_device_t *device, fleet_kind_t kind,
@@ -176,8 +193,8 @@ const char *fleet_message(const fleet_t *fleet, const fleet_device_t *device, fl
         return token_update(fleet, device, pool);
     case FLEET_CHECK_OUT:
         return apr_pstrcat(pool, HEAD, pair("MessageType", "CheckOut", pool),
-                           pair("Topic", fleet->topic, pool), pair("UDID", device->udid, pool),
-                           TAIL, NULL);
+                           pair("Topic", fleet->topic, pool), identifiers(device, pool), TAIL,
+                           NULL);
     default:
         return report(device, kind, uuid, request_type, pool);
     }
@@ -190,9 +207,8 @@ const char *fleet_command(const char *uuid, const char *request_type, apr_pool_t
         queries = "\t\t<key>Queries</key>\n\t\t<array>\n"
                   "\t\t\t<string>DeviceName</string>\n\t\t\t<string>OSVersion</string>\n"
                   "\t\t\t<string>SerialNumber</string>\n\t\t</array>\n";
-    return apr_psprintf(pool,
-                        HEAD "\t<key>Command</key>\n\t<dict>\n%s"
-                             "\t\t<key>RequestType</key>\n\t\t<string>%s</string>\n\t</dict>\n"
-                             "\t<key>CommandUUID</key>\n\t<string>%s</string>\n" TAIL,
-                        queries, escape(request_type, pool), escape(uuid, pool));
+    return apr_pstrcat(pool, HEAD AWKWARD "\t<key>Command</key>\n\t<dict>\n", queries,
+                       "\t\t<key>RequestType</key>\n\t\t<string>", escape(request_type, pool),
+                       "</string>\n\t</dict>\n\t<key>CommandUUID</key>\n\t<string>",
+                       escape(uuid, pool), "</string>\n" TAIL, NULL);
 }

@@ -102,7 +102,8 @@ int fleet_presign(fleet_t *fleet, const fleet_options_t *opt)
     base.kind = kind_of(opt->message);
     base.devices = apr_palloc(fleet->pool, (apr_size_t)(count ? count : 1) * sizeof(int));
     for (int i = 0; i < count; i++)
-        if (fleet_device(fleet, i)->enrolled || base.kind == FLEET_AUTHENTICATE)
+        if (base.kind == FLEET_AUTHENTICATE ? !fleet_device(fleet, i)->user
+                                            : fleet_device(fleet, i)->enrolled)
             base.devices[base.n++] = i;
     if (base.n == 0)
         fleet_die("no device of this fleet is enrolled: run \"mdmfleet enroll\" first");

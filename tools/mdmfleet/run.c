@@ -30,6 +30,7 @@ struct run_t {
     fleet_stats_t *stats;
     void (*session)(worker_t *worker, fleet_device_t *device);
     const char *verb;
+    const char *prefix;    /* of the UUIDs of commands that this tool has queued */
     apr_time_t began, end; /* end 0: none */
 
     pthread_mutex_t mutex;
@@ -65,7 +66,7 @@ static void protocol_error(worker_t *worker, const fleet_device_t *device, fleet
                            const char *cause, const char *detail)
 {
     fleet_stats_error(worker->run->stats, kind, cause, 0,
-                      apr_psprintf(worker->pool, "device %s: %s", device->udid, detail));
+                      apr_psprintf(worker->pool, "device %s: %s", device->id, detail));
 }
 
 /* A check-in whose reply has to be empty. */
@@ -83,21 +84,34 @@ static int check_in(worker_t *worker, fleet_device_t *device, fleet_kind_t kind)
     return 1;
 }
 
+/* The device, then its users: an Authenticate ends their channels. If one of them fails, all of it
+ * is to be done again. */
 static void enroll_session(worker_t *worker, fleet_device_t *device)
 {
+    int users = worker->run->fleet->users;
+    int ok;
+    for (int i = 0; i <= users; i++) {
+        device[i].enrolled = 0;
+        device[i].not_now.n = 0;
+    }
     fleet_client_device(worker->client, device, device->index);
-    device->enrolled = 0;
-    device->not_now.n = 0;
-    if (check_in(worker, device, FLEET_AUTHENTICATE) &&
-        check_in(worker, device, FLEET_TOKEN_UPDATE))
-        device->enrolled = 1;
+    ok = check_in(worker, device, FLEET_AUTHENTICATE);
+    for (int i = 0; ok && i <= users; i++) {
+        if (i > 0)
+            fleet_client_device(worker->client, device + i, device[i].index);
+        ok = check_in(worker, device + i, FLEET_TOKEN_UPDATE);
+        device[i].enrolled = ok;
+    }
+    device->enrolled = ok;
 }
 
+/* So does the device's CheckOut. */
 static void check_out_session(worker_t *worker, fleet_device_t *device)
 {
     fleet_client_device(worker->client, device, device->index);
     if (check_in(worker, device, FLEET_CHECK_OUT))
-        device->enrolled = 0;
+        for (int i = 0; i <= worker->run->fleet->users; i++)
+            device[i].enrolled = 0;
 }
 
 /* Note that the server has accepted the answer to a command. */
@@ -111,6 +125,20 @@ static void answered(worker_t *worker, fleet_device_t *device, fleet_kind_t kind
     fleet_set_remove(&device->not_now, command);
     fleet_set_add(&device->answered, command);
     device->answers++;
+}
+
+/* Whether it is a command of ours and not, byte for byte, what was queued. */
+static int is_changed(worker_t *worker, const mdm_command_t *command, const fleet_reply_t *reply,
+                      apr_pool_t *pool)
+{
+    const char *prefix = worker->run->prefix, *made;
+    if (strncmp(command->uuid, prefix, strlen(prefix)) != 0)
+        return 0;
+    made = fleet_command(command->uuid, command->request_type, pool);
+    if (strlen(made) != reply->len || memcmp(made, reply->body, reply->len) != 0)
+        return 1;
+    fleet_stats_count(worker->run->stats, "commands delivered as queued", 1);
+    return 0;
 }
 
 /* Read the command in a reply; NULL, counted as an error, if it cannot be one. */
@@ -128,6 +156,10 @@ static const mdm_command_t *read_command(worker_t *worker, const fleet_device_t 
     if (mdm_command_parse(&command, apr_pstrmemdup(pool, reply->body, reply->len), reply->len, &why,
                           pool) != APR_SUCCESS) {
         protocol_error(worker, device, kind, "reply is not a command", why);
+        return NULL;
+    }
+    if (is_changed(worker, command, reply, pool)) {
+        protocol_error(worker, device, kind, "command is not as it was queued", command->uuid);
         return NULL;
     }
     hash = fleet_hash(command->uuid);
@@ -342,22 +374,30 @@ static void work_all(run_t *run)
 
 /* ---- what the tool calls ------------------------------------------------------------------ */
 
-static void choose(run_t *run, int enrolled)
+/* Those that take part: whether enrolled or not, or (-1) either; the users too, or only devices. */
+static void choose(run_t *run, int enrolled, int users)
 {
     int count = fleet_count(run->fleet, run->opt);
     run->devices = apr_palloc(run->fleet->pool, (apr_size_t)(count ? count : 1) * sizeof(int));
-    for (int i = 0; i < count; i++)
-        if (enrolled < 0 || fleet_device(run->fleet, i)->enrolled == enrolled)
+    for (int i = 0; i < count; i++) {
+        const fleet_device_t *device = fleet_device(run->fleet, i);
+        if ((enrolled < 0 || device->enrolled == enrolled) && (users || !device->user))
             run->devices[run->n++] = i;
+    }
 }
 
 static void count_devices(run_t *run)
 {
-    int enrolled = 0;
-    for (int i = 0; i < run->fleet->devices->nelts; i++)
-        enrolled += fleet_device(run->fleet, i)->enrolled;
-    fleet_stats_count(run->stats, "devices in the fleet", (uint64_t)run->fleet->devices->nelts);
-    fleet_stats_count(run->stats, "devices enrolled", (uint64_t)enrolled);
+    uint64_t devices = 0, users = 0;
+    for (int i = 0; i < run->fleet->devices->nelts; i++) {
+        const fleet_device_t *device = fleet_device(run->fleet, i);
+        *(device->user ? &users : &devices) += device->enrolled ? 1 : 0;
+    }
+    fleet_stats_count(run->stats, "devices in the fleet",
+                      (uint64_t)(run->fleet->devices->nelts / (1 + run->fleet->users)));
+    fleet_stats_count(run->stats, "devices enrolled", devices);
+    if (run->fleet->users > 0)
+        fleet_stats_count(run->stats, "user channels enrolled", users);
 }
 
 /* A run with the options of a single pass. */
@@ -377,7 +417,7 @@ void fleet_enroll(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *sta
     run.session = enroll_session;
     run.verb = "enrolled";
     single_pass(&run, &once);
-    choose(&run, opt->again ? -1 : 0);
+    choose(&run, opt->again ? -1 : 0, 0);
     if (run.n == 0 && !opt->quiet)
         fprintf(stderr, "mdmfleet: all devices are enrolled; --again enrolls them anew\n");
     work_all(&run);
@@ -391,9 +431,15 @@ void fleet_check_out(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *
     run.session = check_out_session;
     run.verb = "checked out";
     single_pass(&run, &once);
-    choose(&run, 1);
+    choose(&run, 1, 0);
     work_all(&run);
     count_devices(&run);
+}
+
+/* Of the UUIDs of the commands that this fleet has queued without being told how to name them. */
+static const char *own_prefix(const fleet_t *fleet)
+{
+    return apr_pstrcat(fleet->pool, "fleet-", fleet->seed, "-", NULL);
 }
 
 void fleet_run(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *stats)
@@ -401,7 +447,8 @@ void fleet_run(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *stats)
     run_t run = {.fleet = fleet, .opt = opt, .stats = stats};
     run.session = poll_session;
     run.verb = "polled";
-    choose(&run, 1);
+    run.prefix = opt->uuid_prefix ? opt->uuid_prefix : own_prefix(fleet);
+    choose(&run, 1, 1);
     if (run.n == 0)
         fleet_die("no device of this fleet is enrolled: run \"mdmfleet enroll\" first");
     work_all(&run);
@@ -409,7 +456,7 @@ void fleet_run(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *stats)
         const fleet_device_t *device = fleet_device(fleet, run.devices[i]);
         if (device->answers < opt->expect)
             fleet_stats_error(stats, FLEET_IDLE, "fewer commands than expected", 0,
-                              apr_psprintf(fleet->pool, "device %s answered %d of %d", device->udid,
+                              apr_psprintf(fleet->pool, "device %s answered %d of %d", device->id,
                                            device->answers, opt->expect));
     }
     count_devices(&run);
@@ -425,7 +472,7 @@ static const char *ids_of(fleet_t *fleet, const fleet_options_t *opt, int *first
     for (; *first < count && n < opt->batch; (*first)++) {
         const fleet_device_t *device = fleet_device(fleet, *first);
         if (device->enrolled) {
-            APR_ARRAY_PUSH(ids, const char *) = device->udid;
+            APR_ARRAY_PUSH(ids, const char *) = device->id;
             n++;
         }
     }
@@ -438,7 +485,7 @@ void fleet_enqueue(fleet_t *fleet, const fleet_options_t *opt, fleet_stats_t *st
     fleet_client_t *client = fleet_client_create(fleet, opt, stats, fleet->pool);
     const char *prefix = opt->uuid_prefix;
     if (!prefix)
-        prefix = apr_psprintf(fleet->pool, "fleet-%s-%" APR_UINT64_T_HEX_FMT "-", fleet->seed,
+        prefix = apr_psprintf(fleet->pool, "%s%" APR_UINT64_T_HEX_FMT "-", own_prefix(fleet),
                               (apr_uint64_t)apr_time_now());
     for (int i = 0; i < opt->commands && !fleet_stop; i++) {
         const char *uuid = apr_psprintf(fleet->pool, "%s%06d", prefix, i);

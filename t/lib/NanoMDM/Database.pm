@@ -11,6 +11,8 @@
 #   $database->connect      # a DBI handle, with the rights of the module
 #   $database->stop;        # or stop('KILL'); start() starts it again, with its data and port
 #
+# With $database->{log_statements} set before the start, statements() gives what it was asked since.
+#
 # With a third argument, the parameters of a server that runs already, start and stop do nothing.
 
 package NanoMDM::Database;
@@ -53,6 +55,28 @@ sub dsn {
 sub connect {
     my ($self) = @_;
     return connect_to($self->{dsn});
+}
+
+# What clients have sent since this was last called, in order: [how, statement], where how is
+# "prepare", "execute" (a prepared one) or "query".
+sub statements {
+    my ($self) = @_;
+    my $pgsql = $self->{driver} eq 'pgsql';
+    open my $fh, '<', $self->{dir} . ($pgsql ? '/log' : '/statements') or return;
+    seek $fh, $self->{read} // 0, 0;
+    my @statements;
+    while (<$fh>) {
+        if (!$pgsql) {
+            push @statements, [lc $1, $2] if /^(?:\d+\s+[\d:]+)?\s+\d+ (Query|Execute|Prepare)\t(.*)/;
+        }
+        elsif (/LOG:  duration: [\d.]+ ms  (parse|execute|statement)[^:]*: (?:(PREPARE) .*? AS )?(.*)/) {
+            my ($how, $prepare, $sql) = ($1, $2, $3);
+            push @statements, [$how eq 'execute' ? 'execute'
+                : $how eq 'parse' || $prepare ? 'prepare' : 'query', $sql];
+        }
+    }
+    $self->{read} = tell $fh;
+    return @statements;
 }
 
 sub connect_to {
@@ -185,13 +209,15 @@ sub _command {
     my ($dir, $port) = @$self{qw(dir port)};
     return (_tool('postgres'), '-D', "$dir/data", '-p', $port, map { ('-c', $_) }
         'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'fsync=off',
-        'shared_buffers=16MB', 'max_connections=200', 'lc_messages=C', 'logging_collector=off')
+        'shared_buffers=16MB', 'max_connections=200', 'lc_messages=C', 'logging_collector=off',
+        $self->{log_statements} ? 'log_min_duration_statement=0' : ())
         if $self->{driver} eq 'pgsql';
     return (_tool('mariadbd'), '--no-defaults', "--datadir=$dir/data", "--port=$port",
         '--bind-address=127.0.0.1', '--socket=mariadbd.sock', '--skip-name-resolve',
         "--pid-file=$dir/data/pid", "--init-file=$dir/init.sql", '--max-connections=200',
         '--innodb-flush-log-at-trx-commit=2', '--innodb-buffer-pool-size=32M',
-        '--skip-log-bin');
+        '--skip-log-bin',
+        $self->{log_statements} ? ('--general-log', "--general-log-file=$dir/statements") : ());
 }
 
 # True once our user can connect; false if the server has ended.

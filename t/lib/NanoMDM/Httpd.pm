@@ -203,6 +203,15 @@ sub is_alive {
     return (<$fh> // '') !~ /^\d+ \(.*\) Z/;
 }
 
+# Kill one of the children, which httpd does not take for a crash: its process id, or '' if there was
+# none.
+sub kill_child {
+    my ($self) = @_;
+    my @children = $self->children or return '';
+    my $pid = $children[rand @children];
+    return kill('KILL', $pid) ? $pid : '';
+}
+
 # Send a signal (TERM, USR1 for a graceful restart, WINCH for a graceful stop) and wait for the end
 # of the children that there are: the seconds that took, or undef after 15.
 sub signal {
