@@ -17,6 +17,9 @@ typedef void mdm_log_sink_t(mdm_log_level_t level, apr_status_t status, const ch
 /** Set where lines go, before threads start; NULL, the default, is standard error. */
 void mdm_log_set(mdm_log_sink_t *sink);
 
+/** Set what is worth the formatting, before threads start; MDM_LOG_DEBUG, the default, is all. */
+void mdm_log_set_most(mdm_log_level_t most);
+
 /** Log a line; cut at 1,023 bytes. */
 void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -16,6 +16,7 @@
 #include <apr_hash.h>
 
 #include "hooks.h"
+#include "apns.h"
 #include "mdm_message.h"
 #include "store.h"
 #include "trust.h"
@@ -31,6 +32,8 @@ typedef struct service_t {
     apr_array_header_t *webhooks;      /* service_webhook_t *; NULL: none */
     hooks_http_t *http;                /* for declarative; and escrow keys */
     const hooks_target_t *declarative; /* the declaration server; NULL: none */
+    apns_t *apns; /* NULL: nothing is pushed */
+    apr_interval_time_t push_timeout;
 } service_t;
 
 typedef struct service_token_t {
@@ -69,22 +72,50 @@ apr_status_t service_report(const service_t *service, const mdm_message_t *repor
 apr_status_t service_identify(const service_t *service, const trust_certificate_t *cert,
                               const char **id, apr_pool_t *pool);
 
-/** What became of one id of an enqueue. */
-typedef struct service_queued_t {
+/** What became of one id of an enqueue, a push, or both. */
+typedef struct service_result_t {
     const char *id;
-    int known; /* 1 if it is an enrollment and has the command in its queue */
-} service_queued_t;
+    const char *command_error; /* NULL: none */
+    const char *push_error;    /* NULL: none */
+    const char *push_result;   /* the push service's id of the push, or NULL */
+} service_result_t;
+
+/** One service_result_t per distinct id, in the order given: nothing became of them yet.
+ * @param ids  const char *, as a caller gave them; kept by reference */
+apr_array_header_t *service_results(const apr_array_header_t *ids, apr_pool_t *pool);
 
 /** Queue a command for enrollments, in one transaction. If no id is known nothing is kept.
  *
- * @param ids     const char *; repeated ones count once
- * @param queued  service_queued_t, one per distinct id, in the order given; set on success and on
- *                APR_ENOENT
+ * @param results  service_result_t; those of unknown ids get a command_error, on APR_SUCCESS and on
+ *                 APR_ENOENT
  * @return APR_ENOENT if no id is known, MDM_ECONFLICT if the UUID exists with other bytes,
  *         MDM_EUNAVAILABLE
  */
 apr_status_t service_enqueue(const service_t *service, const mdm_command_t *command,
-                             const apr_array_header_t *ids, apr_array_header_t **queued,
-                             apr_pool_t *pool);
+                             apr_array_header_t *results, apr_pool_t *pool);
+
+/** Store the certificate and key to push with, from PEM, for the topic that the certificate names.
+ *
+ * @param why  on failure: a sentence for the caller
+ * @return MDM_EINPUT if they cannot be used, MDM_EUNAVAILABLE
+ */
+apr_status_t service_push_cert_store(const service_t *service, const char *pem, apr_size_t len,
+                                     trust_push_cert_t **out, const char **why, apr_pool_t *pool);
+
+/** Load what is stored for a topic.
+ * @return APR_ENOENT, MDM_EUNAVAILABLE, MDM_EINPUT if it cannot be used; *why is set */
+apr_status_t service_push_cert_load(const service_t *service, const char *topic,
+                                    trust_push_cert_t **out, const char **why, apr_pool_t *pool);
+
+/** Push to enrollments, and wait for what comes of it, at most push_timeout. No database connection
+ * is held meanwhile. Tokens that the push service says are dead are noted.
+ *
+ * @param results  service_result_t; those without a command_error are pushed to, and get a
+ *                 push_error or, on success, the push_result, if the service gave one
+ * @param why      set if nothing was pushed: a sentence for the caller
+ * @return MDM_EUNAVAILABLE, APR_EAGAIN if too many pushes wait already
+ */
+apr_status_t service_push(const service_t *service, apr_array_header_t *results, const char **why,
+                          apr_pool_t *pool);
 
 #endif

@@ -118,6 +118,51 @@ apr_status_t store_enrollments_seen(store_tx_t *tx, const apr_array_header_t *id
 apr_status_t store_enrollments_load(store_tx_t *tx, const apr_array_header_t *ids,
                                     apr_array_header_t **known, apr_pool_t *pool);
 
+/* Pushing. */
+
+/** Where to push to. All members are text as stored; nothing but const char *, in this order. */
+typedef struct store_push_t {
+    const char *id;
+    const char *topic;
+    const char *magic;
+    const char *token; /* in hex */
+    const char *stale; /* of the topic's certificate: its version; NULL if there is none */
+    const char *dead;  /* why the push service will not take this token any more; NULL if it may */
+} store_push_t;
+
+/** Load where to push to for those ids (const char *) that are enrollments, disabled ones too.
+ * @param found  a new array of store_push_t, in the pool, in no particular order */
+apr_status_t store_push_load(store_tx_t *tx, const apr_array_header_t *ids,
+                             apr_array_header_t **found, apr_pool_t *pool);
+
+/** Note that the push service will never take this token again, until the enrollment's next
+ * TokenUpdate. Nothing is noted if the enrollment has another token by now, or on a database that
+ * lacks the table for it.
+ *
+ * @param since  when it died: an enrollment whose last TokenUpdate is later is left alone; 0: not
+ *               known, and no matter
+ */
+apr_status_t store_push_dead(store_tx_t *tx, const char *id, const char *token, const char *reason,
+                             apr_time_t since, apr_pool_t *pool);
+
+/** A topic's certificate and key for the push service. */
+typedef struct store_push_cert_t {
+    const char *cert_pem;
+    const char *key_pem;
+    apr_int64_t version; /* higher each time it is replaced */
+} store_push_cert_t;
+
+/** Store a topic's certificate in place of the one that is there. */
+apr_status_t store_push_cert_store(store_tx_t *tx, const char *topic, const char *cert_pem,
+                                   const char *key_pem);
+/** @return APR_ENOENT if there is none */
+apr_status_t store_push_cert_load(store_tx_t *tx, const char *topic, store_push_cert_t *cert,
+                                  apr_pool_t *pool);
+/** The topic behind this one ("" for the first) that has a certificate.
+ * @return APR_ENOENT if that was the last */
+apr_status_t store_push_cert_next(store_tx_t *tx, const char *after, const char **topic,
+                                  apr_pool_t *pool);
+
 /* Commands, the queue, results. */
 
 /** Store the command unless its UUID exists.

@@ -1,19 +1,13 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* The API: paths below the location that set the handler, JSON in and out. */
-#include "nanomdm.h"
+/* The API: paths below the location that set the handler, and the JSON that goes in and out. */
+#include "api.h"
 
-#include <apr_encode.h>
 #include <apr_strings.h>
 #include <http_core.h>
 #include <http_protocol.h>
 #include <http_request.h>
-#include <jansson.h>
-#include <stdlib.h>
-
-/* Until the module can push, an enqueue says so for each id that was to be pushed to. */
-#define NO_PUSH_YET "this version cannot send pushes: the device gets the command when it asks"
 
 int nanomdm_is_guarded(request_rec *r)
 {
@@ -31,56 +25,205 @@ int nanomdm_is_guarded(request_rec *r)
 
 /* -- JSON out ----------------------------------------------------------------------------- */
 
-/* Jansson indents by spaces: each space at the beginning of a line becomes a tab. Line ends inside
- * of strings are escaped, so there are no others. */
-static char *dump_with_tabs(json_t *json, apr_pool_t *pool)
+static void flush(api_json_t *json)
 {
-    char *dump = json_dumps(json, JSON_INDENT(1));
-    char *text;
+    apr_brigade_write(json->brigade, NULL, NULL, json->bytes, json->used);
+    json->used = 0;
+}
 
-    if (dump == NULL) {
-        return NULL;
-    }
-    text = apr_pstrcat(pool, dump, "\n", NULL);
-    free(dump);
-    for (char *line = text; line != NULL; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        while (*line == ' ') {
-            *line++ = '\t';
+/* Gathered before they go into buckets: a full brigade takes each write as a bucket of its own. */
+static int append(const char *bytes, size_t len, void *data)
+{
+    api_json_t *json = data;
+
+    while (len > 0) {
+        size_t part = sizeof(json->bytes) - json->used;
+
+        part = len < part ? len : part;
+        memcpy(json->bytes + json->used, bytes, part);
+        json->used += part;
+        bytes += part;
+        len -= part;
+        if (json->used == sizeof(json->bytes)) {
+            flush(json);
         }
     }
-    return text;
+    return 0;
 }
 
-static int reply_json(request_rec *r, int http_status, json_t *json)
+/* What is not UTF-8 cannot stand in JSON: its bytes beyond ASCII become question marks. */
+static void write_string(api_json_t *json, const char *value)
 {
-    char *text = dump_with_tabs(json, r->pool);
+    json_t *string = json_string(value);
 
-    json_decref(json);
-    if (text == NULL) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "a reply could not be written as JSON");
-        return HTTP_INTERNAL_SERVER_ERROR;
+    if (string == NULL) {
+        char *copy = apr_pstrdup(json->r->pool, value);
+
+        for (char *c = copy; *c != '\0'; c++) {
+            *c = (*c & 0x80) != 0 ? '?' : *c;
+        }
+        string = json_string(copy);
     }
-    return nanomdm_reply(r, http_status, "application/json", text, strlen(text));
+    json_dump_callback(string, append, json, JSON_ENCODE_ANY);
+    json_decref(string);
 }
 
-static int reply_error(request_rec *r, int http_status, const char *member, const char *why)
+static void write_indent(api_json_t *json)
 {
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "API request refused with %d: %s", http_status,
-                  why);
-    return reply_json(r, http_status, json_pack("{ss}", member, why));
+    static const char tabs[] = "\n\t\t\t\t";
+
+    append(tabs, (size_t)json->depth + 1, json);
 }
 
-/* -- Enqueue ------------------------------------------------------------------------------ */
+static void write_name(api_json_t *json, const char *name)
+{
+    if (!json->empty) {
+        append(",", 1, json);
+    }
+    json->empty = 0;
+    write_indent(json);
+    write_string(json, name);
+    append(": ", 2, json);
+}
 
-typedef struct enqueue_t {
-    apr_array_header_t *ids; /* const char * */
-    const char *command;
-    apr_size_t command_len;
-    int nopush;
-} enqueue_t;
+static void open_object(api_json_t *json)
+{
+    append("{", 1, json);
+    json->depth++;
+    json->empty = 1;
+}
 
-static void split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *pool)
+void api_json_begin(api_json_t *json, request_rec *r)
+{
+    json->r = r;
+    json->brigade = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    json->depth = 0;
+    json->used = 0;
+    open_object(json);
+}
+
+void api_json_open(api_json_t *json, const char *name)
+{
+    write_name(json, name);
+    open_object(json);
+}
+
+void api_json_close(api_json_t *json)
+{
+    json->depth--;
+    if (!json->empty) {
+        write_indent(json);
+    }
+    append("}", 1, json);
+    json->empty = 0;
+}
+
+void api_json_string(api_json_t *json, const char *name, const char *value)
+{
+    if (value != NULL) {
+        write_name(json, name);
+        write_string(json, value);
+    }
+}
+
+void api_json_true(api_json_t *json, const char *name)
+{
+    write_name(json, name);
+    append("true", 4, json);
+}
+
+int api_json_results(api_json_t *json, const apr_array_header_t *results)
+{
+    int failed = 0;
+
+    api_json_open(json, "status");
+    for (int i = 0; i < results->nelts; i++) {
+        const service_result_t *result = &APR_ARRAY_IDX(results, i, service_result_t);
+
+        api_json_open(json, result->id);
+        api_json_string(json, "push_error", result->push_error);
+        api_json_string(json, "push_result", result->push_result);
+        api_json_string(json, "command_error", result->command_error);
+        api_json_close(json);
+        failed += result->command_error != NULL || result->push_error != NULL;
+    }
+    api_json_close(json);
+    return failed;
+}
+
+int api_json_reply(api_json_t *json, int http_status)
+{
+    api_json_close(json);
+    append("\n", 1, json);
+    flush(json);
+    return nanomdm_reply_brigade(json->r, http_status, "application/json", json->brigade);
+}
+
+int api_results_status(const apr_array_header_t *results, int failed)
+{
+    if (failed == 0) {
+        return HTTP_OK;
+    }
+    return failed < results->nelts ? HTTP_MULTI_STATUS : HTTP_INTERNAL_SERVER_ERROR;
+}
+
+int api_error(request_rec *r, int http_status, const char *member, const char *why)
+{
+    api_json_t json;
+
+    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "API request refused with %d: %s", http_status,
+                  ap_escape_logitem(r->pool, why));
+    api_json_begin(&json, r);
+    api_json_string(&json, member, why);
+    return api_json_reply(&json, http_status);
+}
+
+int api_not_allowed(request_rec *r, const char *methods, const char *member)
+{
+    apr_table_setn(r->headers_out, "Allow", methods);
+    return api_error(r, HTTP_METHOD_NOT_ALLOWED, member,
+                     apr_pstrcat(r->pool, "use ", methods, NULL));
+}
+
+/* -- What comes in ------------------------------------------------------------------------ */
+
+int api_body(request_rec *r, apr_off_t max, const char *member, const char **body, apr_size_t *len,
+             int *http_status)
+{
+    int status = nanomdm_read_body(r, max, body, len);
+
+    if (status == OK) {
+        return 1;
+    }
+    *http_status =
+        api_error(r, status, member,
+                  status == HTTP_REQUEST_ENTITY_TOO_LARGE ? "request body too large"
+                                                          : "the request body broke off");
+    return 0;
+}
+
+char *api_parameter(request_rec *r, const char *name)
+{
+    char *state;
+
+    if (r->args == NULL) {
+        return NULL;
+    }
+    for (char *pair = apr_strtok(apr_pstrdup(r->pool, r->args), "&", &state); pair != NULL;
+         pair = apr_strtok(NULL, "&", &state)) {
+        char *value = strchr(pair, '=');
+
+        if (value != NULL) {
+            *value++ = '\0';
+            if (ap_unescape_urlencoded(pair) == OK && strcmp(pair, name) == 0) {
+                return value;
+            }
+        }
+    }
+    return NULL;
+}
+
+void api_split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *pool)
 {
     char *state;
 
@@ -90,61 +233,35 @@ static void split_ids(apr_array_header_t *ids, const char *list, apr_pool_t *poo
     }
 }
 
-/* Whether the query string has the parameter with a value that is not empty. */
-static int has_parameter(request_rec *r, const char *name)
-{
-    char *state;
-    char *pair;
-
-    if (r->args == NULL) {
-        return 0;
-    }
-    for (pair = apr_strtok(apr_pstrdup(r->pool, r->args), "&", &state); pair != NULL;
-         pair = apr_strtok(NULL, "&", &state)) {
-        char *value = strchr(pair, '=');
-
-        if (value != NULL && value[1] != '\0') {
-            *value = '\0';
-            if (ap_unescape_urlencoded(pair) == OK && strcmp(pair, name) == 0) {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
-static const char *ids_from_json(enqueue_t *call, json_t *ids, apr_pool_t *pool)
-{
-    size_t i;
-    json_t *id;
-
-    if (!json_is_array(ids)) {
-        return "\"ids\" is missing, or no array";
-    }
-    json_array_foreach(ids, i, id)
-    {
-        if (!json_is_string(id)) {
-            return "\"ids\" has a member that is no string";
-        }
-        APR_ARRAY_PUSH(call->ids, const char *) = apr_pstrdup(pool, json_string_value(id));
-    }
-    return NULL;
-}
-
 static apr_status_t json_cleanup(void *root)
 {
     json_decref(root);
     return APR_SUCCESS;
 }
 
-/* Returns what is wrong with the body, or NULL. */
-static const char *read_json(enqueue_t *call, const char *body, apr_size_t len, apr_pool_t *pool)
+static const char *ids_from_json(apr_array_header_t *ids, const json_t *list)
+{
+    size_t i;
+    json_t *id;
+
+    if (!json_is_array(list)) {
+        return "\"ids\" is missing, or no array";
+    }
+    json_array_foreach(list, i, id)
+    {
+        if (!json_is_string(id)) {
+            return "\"ids\" has a member that is no string";
+        }
+        APR_ARRAY_PUSH(ids, const char *) = json_string_value(id);
+    }
+    return NULL;
+}
+
+const char *api_read_json(json_t **out, apr_array_header_t *ids, const char *body, apr_size_t len,
+                          apr_pool_t *pool)
 {
     json_error_t error;
     json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &error);
-    const json_t *command;
-    const json_t *nopush;
-    const char *why;
 
     if (root == NULL) {
         return apr_psprintf(pool, "the body is not JSON, from line %d, column %d on", error.line,
@@ -154,164 +271,8 @@ static const char *read_json(enqueue_t *call, const char *body, apr_size_t len, 
     if (!json_is_object(root)) {
         return "the body is no JSON object";
     }
-    why = ids_from_json(call, json_object_get(root, "ids"), pool);
-    if (why != NULL) {
-        return why;
-    }
-    nopush = json_object_get(root, "nopush");
-    if (nopush != NULL && !json_is_boolean(nopush)) {
-        return "\"nopush\" is neither true nor false";
-    }
-    call->nopush |= json_is_true(nopush);
-    command = json_object_get(root, "command");
-    if (!json_is_string(command)) {
-        return "\"command\" is missing, or no string";
-    }
-    call->command = apr_pdecode_base64(pool, json_string_value(command),
-                                       (apr_ssize_t)json_string_length(command), APR_ENCODE_NONE,
-                                       &call->command_len);
-    return call->command == NULL ? "\"command\" is not base64" : NULL;
-}
-
-static json_t *id_error(const char *member, const char *why)
-{
-    return json_pack("{ss}", member, why);
-}
-
-/* The reply's "status", and how many ids failed. */
-static json_t *id_results(const apr_array_header_t *queued, int nopush, int *failed)
-{
-    json_t *status = json_object();
-
-    *failed = 0;
-    for (int i = 0; i < queued->nelts; i++) {
-        const service_queued_t *entry = &APR_ARRAY_IDX(queued, i, service_queued_t);
-        json_t *result;
-
-        if (!entry->known) {
-            result = id_error("command_error", "no such enrollment");
-        } else {
-            result = nopush ? json_object() : id_error("push_error", NO_PUSH_YET);
-        }
-        *failed += !entry->known || !nopush;
-        /* An id that is not UTF-8 cannot stand in JSON; it failed all the same. */
-        json_object_set_new(status, entry->id, result);
-    }
-    return status;
-}
-
-static int reply_enqueued(request_rec *r, const enqueue_t *call, const mdm_command_t *command,
-                          const apr_array_header_t *queued)
-{
-    int failed;
-    json_t *reply = json_pack("{so}", "status", id_results(queued, call->nopush, &failed));
-    int http_status = HTTP_OK;
-
-    if (failed > 0) {
-        http_status = failed < queued->nelts ? HTTP_MULTI_STATUS : HTTP_INTERNAL_SERVER_ERROR;
-    }
-    if (call->nopush) {
-        json_object_set_new(reply, "no_push", json_true());
-    }
-    json_object_set_new(reply, "command_uuid", json_string(command->uuid));
-    json_object_set_new(reply, "request_type", json_string(command->request_type));
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r,
-                  "enqueue command=\"%s\" request_type=\"%s\" ids=%d failed=%d code=%d",
-                  ap_escape_logitem(r->pool, command->uuid),
-                  ap_escape_logitem(r->pool, command->request_type), queued->nelts, failed,
-                  http_status);
-    return reply_json(r, http_status, reply);
-}
-
-/* Ids that cannot be an enrollment's never reach the database. */
-static void move_invalid(enqueue_t *call, apr_array_header_t *invalid)
-{
-    int kept = 0;
-
-    for (int i = 0; i < call->ids->nelts; i++) {
-        const char *id = APR_ARRAY_IDX(call->ids, i, const char *);
-
-        if (mdm_id_valid(id)) {
-            APR_ARRAY_IDX(call->ids, kept++, const char *) = id;
-        } else {
-            service_queued_t *entry = apr_array_push(invalid);
-
-            entry->id = id;
-            entry->known = 0;
-        }
-    }
-    call->ids->nelts = kept;
-}
-
-static int run_enqueue(request_rec *r, enqueue_t *call)
-{
-    const service_t *service = &nanomdm_server(r->server)->service;
-    apr_array_header_t *invalid = apr_array_make(r->pool, 1, sizeof(service_queued_t));
-    apr_array_header_t *queued;
-    mdm_command_t *command;
-    const char *why;
-    apr_status_t status;
-
-    if (mdm_command_parse(&command, call->command, call->command_len, &why, r->pool) !=
-        APR_SUCCESS) {
-        return reply_error(r, HTTP_BAD_REQUEST, "command_error", why);
-    }
-    if (call->ids->nelts == 0) {
-        return reply_error(r, HTTP_BAD_REQUEST, "command_error", "no enrollment id was given");
-    }
-    move_invalid(call, invalid);
-    queued = invalid;
-    status = APR_SUCCESS;
-    if (call->ids->nelts > 0) {
-        status = service_enqueue(service, command, call->ids, &queued, r->pool);
-    }
-    switch (status) {
-    case APR_SUCCESS:
-    case APR_ENOENT:
-        if (queued != invalid) {
-            apr_array_cat(queued, invalid);
-        }
-        return reply_enqueued(r, call, command, queued);
-    case MDM_ECONFLICT:
-        return reply_error(r, HTTP_CONFLICT, "command_error",
-                           "a command with this CommandUUID and other content exists");
-    default:
-        return reply_error(r, nanomdm_http_status(status), "command_error",
-                           "the database is not available");
-    }
-}
-
-static int enqueue(request_rec *r, const char *id_list)
-{
-    enqueue_t call = {apr_array_make(r->pool, 16, sizeof(const char *)), NULL, 0, 0};
-    const char *body;
-    apr_size_t len;
-    const char *why;
-    int http_status;
-
-    if (r->method_number != M_POST && r->method_number != M_PUT) {
-        apr_table_setn(r->headers_out, "Allow", "PUT, POST");
-        return reply_error(r, HTTP_METHOD_NOT_ALLOWED, "command_error", "use PUT or POST");
-    }
-    http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
-    if (http_status != OK) {
-        return reply_error(r, http_status, "command_error",
-                           http_status == HTTP_REQUEST_ENTITY_TOO_LARGE
-                               ? "request body too large"
-                               : "the request body broke off");
-    }
-    call.nopush = has_parameter(r, "nopush");
-    if (*id_list == '\0' && r->method_number == M_POST) {
-        why = read_json(&call, body, len, r->pool);
-        if (why != NULL) {
-            return reply_error(r, HTTP_BAD_REQUEST, "command_error", why);
-        }
-    } else {
-        call.command = body;
-        call.command_len = len;
-        split_ids(call.ids, id_list, r->pool);
-    }
-    return run_enqueue(r, &call);
+    *out = root;
+    return ids_from_json(ids, json_object_get(root, "ids"));
 }
 
 /* -- Paths -------------------------------------------------------------------------------- */
@@ -328,9 +289,21 @@ static const char *endpoint_path(const request_rec *r)
     return rest + strspn(rest, "/");
 }
 
+/* What stands behind an endpoint's name and a slash; "" if nothing does, NULL if it is another. */
+static const char *below(const char *path, const char *endpoint)
+{
+    apr_size_t len = strlen(endpoint);
+
+    if (strncmp(path, endpoint, len) != 0 || (path[len] != '\0' && path[len] != '/')) {
+        return NULL;
+    }
+    return path[len] == '/' ? path + len + 1 : "";
+}
+
 int nanomdm_api_handler(request_rec *r)
 {
     const char *path;
+    const char *rest;
 
     if (r->handler == NULL || nanomdm_handler_kind(r->handler) != NANOMDM_HANDLER_API) {
         return DECLINED;
@@ -340,11 +313,17 @@ int nanomdm_api_handler(request_rec *r)
         return HTTP_FORBIDDEN;
     }
     path = endpoint_path(r);
-    if (strcmp(path, "enqueue") == 0) {
-        return enqueue(r, "");
+    if (strcmp(path, "pushcert") == 0) {
+        return api_pushcert(r);
     }
-    if (strncmp(path, "enqueue/", 8) == 0) {
-        return enqueue(r, path + 8);
+    if (strcmp(path, "escrowkeyunlock") == 0) {
+        return api_escrow(r);
     }
-    return reply_error(r, HTTP_NOT_FOUND, "error", "no such endpoint");
+    if ((rest = below(path, "push")) != NULL) {
+        return api_push(r, rest);
+    }
+    if ((rest = below(path, "enqueue")) != NULL) {
+        return api_enqueue(r, rest);
+    }
+    return api_error(r, HTTP_NOT_FOUND, "error", "no such endpoint");
 }

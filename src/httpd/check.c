@@ -245,12 +245,26 @@ static int check_use(const nanomdm_use_t *use, const apr_array_header_t *uses)
 /* Locations of the main server are those of all virtual hosts. */
 static void mark_used(const nanomdm_use_t *use, server_rec *main_server)
 {
-    nanomdm_server(use->server)->used = 1;
-    if (use->server == main_server) {
-        for (server_rec *s = main_server; s != NULL; s = s->next) {
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        if (s == use->server || use->server == main_server) {
             nanomdm_server(s)->used = 1;
+            nanomdm_server(s)->pushes |= use->handler == NANOMDM_HANDLER_API;
         }
     }
+}
+
+static int check_push(server_rec *s, apr_pool_t *ptemp)
+{
+    const nanomdm_server_t *conf = nanomdm_server(s);
+    apns_config_t config = nanomdm_apns_config(conf);
+    const char *why = NULL;
+
+    if (conf->pushes && apns_config_check(&config, &why, ptemp) != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                     "NanoMDMPushURL, NanoMDMPushCAFile, NanoMDMPushProxy: %s", why);
+        return 1;
+    }
+    return 0;
 }
 
 static int load_authority(server_rec *s, apr_pool_t *pconf)
@@ -333,6 +347,7 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
 
         failed |= load_authority(v, pconf);
         failed |= check_webhooks(v, webhooks, ptemp);
+        failed |= check_push(v, ptemp);
         if (conf->used && store_driver_check(conf->db_driver, &why, pconf) != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, v, "NanoMDMDatabase: %s", why);
             failed = 1;

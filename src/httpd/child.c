@@ -34,6 +34,16 @@ typedef struct delivery_t {
     apr_interval_time_t grace;
 } delivery_t;
 
+/* What is in flight when the end comes may still be answered for this long; with prefork there is
+ * nobody left to tell. */
+#define PUSH_GRACE apr_time_from_sec(4)
+
+/* A pusher in one child: shared by the virtual hosts that push the same way. */
+typedef struct pusher_t {
+    apns_t *apns;
+    apr_interval_time_t grace;
+} pusher_t;
+
 typedef struct child_t {
     apr_pool_t *pool;            /* of stores and threads; not the child's, see child_cleanup() */
     apr_array_header_t *workers; /* nanomdm_worker_t * */
@@ -55,6 +65,7 @@ void nanomdm_log_to(server_rec *s)
 {
     log_server = s;
     mdm_log_set(log_sink);
+    mdm_log_set_most(APLOGdebug(s) ? MDM_LOG_DEBUG : MDM_LOG_INFO);
 }
 
 static int flush_turn(void *baton, int stopping, apr_pool_t *pool)
@@ -93,6 +104,17 @@ static apr_status_t start_worker(child_t *child, apr_interval_time_t interval, n
     return status;
 }
 
+static apr_status_t start_loop(child_t *child, nanomdm_loop_t *loop, void *baton)
+{
+    nanomdm_worker_t *worker;
+    apr_status_t status = nanomdm_worker_start_loop(&worker, loop, baton, child->pool);
+
+    if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->loops, nanomdm_worker_t *) = worker;
+    }
+    return status;
+}
+
 static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
                                   nanomdm_database_t *database)
 {
@@ -113,16 +135,14 @@ static apr_status_t start_webhook(child_t *child, const service_webhook_config_t
                                   nanomdm_database_t *database, service_webhook_t **out)
 {
     delivery_t *delivery = apr_pcalloc(child->pool, sizeof(*delivery));
-    nanomdm_worker_t *worker;
     apr_status_t status;
 
     delivery->grace = child->threaded ? WEBHOOK_GRACE : WEBHOOK_GRACE_PREFORK;
     status = service_webhook_create(&delivery->webhook, config, database->store, child->pool);
     if (status == APR_SUCCESS) {
-        status = nanomdm_worker_start_loop(&worker, delivery_loop, delivery, child->pool);
+        status = start_loop(child, delivery_loop, delivery);
     }
     if (status == APR_SUCCESS) {
-        APR_ARRAY_PUSH(child->loops, nanomdm_worker_t *) = worker;
         *out = delivery->webhook;
     }
     return status;
@@ -154,6 +174,13 @@ static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf
         }
         APR_ARRAY_PUSH(conf->service.webhooks, service_webhook_t *) = webhook;
     }
+}
+
+static void push_loop(void *baton, int stop_fd)
+{
+    const pusher_t *pusher = baton;
+
+    apns_run(pusher->apns, stop_fd, pusher->grace);
 }
 
 static int threads_of_child(void)
@@ -196,10 +223,14 @@ const char *nanomdm_database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
     return apr_pstrcat(pool, conf->db_driver, "\n", conf->db_params, "\n", conf->prefix, NULL);
 }
 
+/* All are told before the first is waited for. */
 static int stop_all(const apr_array_header_t *workers, apr_time_t end)
 {
     int all = 1;
 
+    for (int i = 0; i < workers->nelts; i++) {
+        nanomdm_worker_stop(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *), 0);
+    }
     for (int i = 0; i < workers->nelts; i++) {
         apr_interval_time_t left = end - apr_time_now();
 
@@ -246,6 +277,7 @@ static void fill_service(const child_t *child, nanomdm_server_t *conf, nanomdm_d
     conf->service.seen_baton = database->lastseen;
     conf->service.http = child->http;
     conf->service.declarative = conf->declarative;
+    conf->service.push_timeout = conf->push_timeout;
 }
 
 static child_t *this_child;
@@ -277,6 +309,58 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
     }
 }
 
+static const char *pusher_key(const apns_config_t *config, apr_pool_t *pool)
+{
+    return apr_psprintf(pool, "%s\n%s\n%s\n%d\n%" APR_TIME_T_FMT, config->url,
+                        config->ca_file != NULL ? config->ca_file : "",
+                        config->proxy != NULL ? config->proxy : "", config->connections,
+                        config->expiration);
+}
+
+static apr_status_t open_pusher(pusher_t **out, child_t *child, const apns_config_t *config,
+                                const char **why)
+{
+    pusher_t *pusher = apr_pcalloc(child->pool, sizeof(*pusher));
+    apr_status_t status = apns_create(&pusher->apns, config, why, child->pool);
+
+    pusher->grace = child->threaded ? PUSH_GRACE : 0;
+    if (status == APR_SUCCESS) {
+        *why = "a background thread cannot be started";
+        status = start_loop(child, push_loop, pusher);
+    }
+    if (status == APR_SUCCESS) {
+        *out = pusher;
+    }
+    return status;
+}
+
+static void open_pushers(child_t *child, server_rec *main_server, apr_pool_t *pchild)
+{
+    apr_hash_t *by_key = apr_hash_make(pchild);
+
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        nanomdm_server_t *conf = nanomdm_server(s);
+        apns_config_t config = nanomdm_apns_config(conf);
+        const char *key = pusher_key(&config, pchild);
+        pusher_t *pusher = apr_hash_get(by_key, key, APR_HASH_KEY_STRING);
+        const char *why = "";
+
+        if (!conf->pushes) {
+            continue;
+        }
+        if (pusher == NULL) {
+            apr_status_t status = open_pusher(&pusher, child, &config, &why);
+
+            if (status != APR_SUCCESS) {
+                ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMPushURL: %s", why);
+                continue; /* pushes get 503 */
+            }
+            apr_hash_set(by_key, key, APR_HASH_KEY_STRING, pusher);
+        }
+        conf->service.apns = pusher->apns;
+    }
+}
+
 void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 {
     child_t *child = apr_pcalloc(pchild, sizeof(*child));
@@ -300,6 +384,7 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     open_databases(child, main_server, pchild);
+    open_pushers(child, main_server, pchild);
     this_child = child;
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -308,12 +393,15 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
- * still run. */
+ * still run. Where these are not waited for, pushes end soon, so that callers hear of them. */
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
     (void)graceful;
     for (int i = 0; this_child != NULL && i < this_child->workers->nelts; i++) {
         nanomdm_worker_wake(APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *));
+    }
+    for (int i = 0; this_child != NULL && !graceful && i < this_child->pushers->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->pushers, i, pusher_t *)->worker);
     }
 }

@@ -19,6 +19,9 @@
 #define DEFAULT_MAX_BODY (8 * 1024 * 1024)
 #define DEFAULT_ESCROW_URL                                                                         \
     "https://deviceservices-external.apple.com/deviceservicesworkers/escrowKeyUnlock"
+#define MAX_DB_CONNECTIONS 10000
+#define DEFAULT_PUSH_URL "https://api.push.apple.com"
+#define MAX_PUSH_CONNECTIONS 100
 #define MAX_SECRET_FILE (1024 * 1024)
 
 /* -- Unset values, merging, defaults ------------------------------------------------------ */
@@ -38,6 +41,9 @@ void *nanomdm_create_server(apr_pool_t *pool, server_rec *server)
     conf->max_body = NANOMDM_UNSET;
     conf->last_seen_interval = NANOMDM_UNSET;
     conf->history = NANOMDM_UNSET;
+    conf->push_timeout = NANOMDM_UNSET;
+    conf->push_expiration = NANOMDM_UNSET;
+    conf->push_connections = NANOMDM_UNSET;
     return conf;
 }
 
@@ -74,6 +80,12 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     MERGE_NULL(declarative);
     MERGE_NULL(escrow);
     MERGE_NULL(dump);
+    MERGE_NULL(push_url);
+    MERGE_NULL(push_ca_file);
+    MERGE_NULL(push_proxy);
+    MERGE_UNSET(push_timeout);
+    MERGE_UNSET(push_expiration);
+    MERGE_UNSET(push_connections);
     return conf;
 }
 
@@ -168,6 +180,18 @@ static void set_defaults(nanomdm_server_t *conf)
     if (conf->history == NANOMDM_UNSET) {
         conf->history = 0;
     }
+    if (conf->push_url == NULL) {
+        conf->push_url = DEFAULT_PUSH_URL;
+    }
+    if (conf->push_timeout == NANOMDM_UNSET) {
+        conf->push_timeout = apr_time_from_sec(30);
+    }
+    if (conf->push_expiration == NANOMDM_UNSET) {
+        conf->push_expiration = apr_time_from_sec(7 * 86400);
+    }
+    if (conf->push_connections == NANOMDM_UNSET) {
+        conf->push_connections = 1;
+    }
 }
 
 nanomdm_server_t *nanomdm_server(const server_rec *server)
@@ -200,6 +224,19 @@ store_config_t nanomdm_store_config(const nanomdm_server_t *conf)
     };
 
     return store;
+}
+
+apns_config_t nanomdm_apns_config(const nanomdm_server_t *conf)
+{
+    apns_config_t apns = {
+        .url = conf->push_url,
+        .ca_file = conf->push_ca_file,
+        .proxy = conf->push_proxy,
+        .connections = conf->push_connections,
+        .expiration = conf->push_expiration,
+    };
+
+    return apns;
 }
 
 /* -- What the configuration uses ---------------------------------------------------------- */
@@ -387,6 +424,18 @@ static const char *parse_duration(cmd_parms *cmd, const char *value, apr_interva
                  value);
 }
 
+static const char *parse_number(cmd_parms *cmd, const char *value, int max, int *out)
+{
+    char *end;
+    apr_int64_t number = apr_strtoi64(value, &end, 10);
+
+    if (end == value || *end != '\0' || number < 1 || number > max) {
+        return wrong(cmd, "\"%s\": the most connections are a number from 1 to %d", value, max);
+    }
+    *out = (int)number;
+    return NULL;
+}
+
 static const char *parse_size(cmd_parms *cmd, const char *value, apr_off_t *out)
 {
     static const char *const units = "KMG";
@@ -503,14 +552,7 @@ static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *opti
 
     (void)dir;
     if (strncmp(option, "max=", 4) == 0) {
-        char *end;
-        apr_int64_t number = apr_strtoi64(option + 4, &end, 10);
-
-        if (end == option + 4 || *end != '\0' || number < 1 || number > 10000) {
-            return wrong(cmd, "\"%s\": the most connections are a number from 1 to 10000", option);
-        }
-        conf->db_max = (int)number;
-        return NULL;
+        return parse_number(cmd, option + 4, MAX_DB_CONNECTIONS, &conf->db_max);
     }
     if (strncmp(option, "wait=", 5) == 0) {
         return parse_pool_wait(cmd, option, 5, &conf->db_wait);
@@ -666,6 +708,42 @@ static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char 
         return wrong(cmd, "\"%s\": from 100ms to 1h", value);
     }
     return error;
+}
+
+/* What a URL or a proxy must look like is the pusher's business: check.c asks it. */
+static const char *set_text(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+
+    (void)dir;
+    *(const char **)((char *)conf + (apr_size_t)cmd->info) = value;
+    return NULL;
+}
+
+static const char *set_push_timeout(cmd_parms *cmd, void *dir, const char *value)
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    const char *error = parse_duration(cmd, value, &conf->push_timeout);
+
+    (void)dir;
+    if (error == NULL && (conf->push_timeout < apr_time_from_msec(100) ||
+                          conf->push_timeout > apr_time_from_sec(3600))) {
+        return wrong(cmd, "\"%s\": from 100ms to 1h", value);
+    }
+    return error;
+}
+
+static const char *set_push_expiration(cmd_parms *cmd, void *dir, const char *value)
+{
+    (void)dir;
+    return parse_duration(cmd, value, &nanomdm_server(cmd->server)->push_expiration);
+}
+
+static const char *set_push_connections(cmd_parms *cmd, void *dir, const char *value)
+{
+    (void)dir;
+    return parse_number(cmd, value, MAX_PUSH_CONNECTIONS,
+                        &nanomdm_server(cmd->server)->push_connections);
 }
 
 static const char *set_history(cmd_parms *cmd, void *dir, const char *value)
@@ -891,7 +969,7 @@ static const char *set_identity(cmd_parms *cmd, void *dirv, const char *source, 
     return NULL;
 }
 
-#define FILE_OFFSET(member) (void *)APR_OFFSETOF(nanomdm_server_t, member)
+#define MEMBER(member) (void *)APR_OFFSETOF(nanomdm_server_t, member)
 
 const command_rec nanomdm_commands[] = {
     AP_INIT_TAKE2(
@@ -903,9 +981,9 @@ const command_rec nanomdm_commands[] = {
                   "create (missing tables at start), check (default) or off"),
     AP_INIT_TAKE1("NanoMDMTablePrefix", set_prefix, NULL, RSRC_CONF,
                   "a prefix of all table names; default: none"),
-    AP_INIT_TAKE1("NanoMDMCACertificateFile", set_file, FILE_OFFSET(ca_file), RSRC_CONF,
+    AP_INIT_TAKE1("NanoMDMCACertificateFile", set_file, MEMBER(ca_file), RSRC_CONF,
                   "PEM file of the certificates that may issue device identities"),
-    AP_INIT_TAKE1("NanoMDMIntermediateFile", set_file, FILE_OFFSET(intermediate_file), RSRC_CONF,
+    AP_INIT_TAKE1("NanoMDMIntermediateFile", set_file, MEMBER(intermediate_file), RSRC_CONF,
                   "PEM file of intermediate certificates below NanoMDMCACertificateFile"),
     AP_INIT_TAKE1("NanoMDMAPIKey", set_api_key, NULL, RSRC_CONF,
                   "an API key, or file:/PATH that holds it; may be repeated"),
@@ -929,6 +1007,18 @@ const command_rec nanomdm_commands[] = {
                    "where to unlock escrow keys, and ca=; default: Apple's server"),
     AP_INIT_TAKE1("NanoMDMDump", set_dump, NULL, RSRC_CONF,
                   "a file for message bodies, or \"|program\"; they hold secrets"),
+    AP_INIT_TAKE1("NanoMDMPushURL", set_text, MEMBER(push_url), RSRC_CONF,
+                  "the push service; default " DEFAULT_PUSH_URL),
+    AP_INIT_TAKE1("NanoMDMPushCAFile", set_file, MEMBER(push_ca_file), RSRC_CONF,
+                  "PEM file of who may issue its certificate; default: the system's roots"),
+    AP_INIT_TAKE1("NanoMDMPushProxy", set_text, MEMBER(push_proxy), RSRC_CONF,
+                  "a proxy on the way to it, as http://[USER:PASSWORD@]HOST:PORT; default: none"),
+    AP_INIT_TAKE1("NanoMDMPushTimeout", set_push_timeout, NULL, RSRC_CONF,
+                  "how long the API waits for its answers; default 30s"),
+    AP_INIT_TAKE1("NanoMDMPushExpiration", set_push_expiration, NULL, RSRC_CONF,
+                  "how long it keeps a push for a device that is away; 0: not at all; default 7d"),
+    AP_INIT_TAKE1("NanoMDMPushConnections", set_push_connections, NULL, RSRC_CONF,
+                  "most connections to it per topic and child process; default 1"),
     AP_INIT_TAKE12("NanoMDMIdentity", set_identity, NULL, RSRC_CONF | ACCESS_CONF,
                    "signature (default), ssl, or header NAME"),
     AP_INIT_RAW_ARGS("SetHandler", note_handler, NULL, OR_FILEINFO, "see core"),

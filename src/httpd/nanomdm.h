@@ -14,6 +14,7 @@
 #include <http_config.h>
 #include <http_log.h>
 
+#include "apns.h"
 #include "service.h"
 #include "service_lastseen.h"
 #include "service_webhook.h"
@@ -84,7 +85,14 @@ typedef struct nanomdm_server_t {
     hooks_target_t *declarative;
     hooks_target_t *escrow;
     nanomdm_dump_t *dump;
+    const char *push_url;
+    const char *push_ca_file;
+    const char *push_proxy;
+    apr_interval_time_t push_timeout;
+    apr_interval_time_t push_expiration;
+    int push_connections;
 
+    int pushes;        /* whether a location of this server has the API: found by check_config */
     int used;          /* whether a location of this server is ours: found by check_config */
     trust_ca_t *ca;    /* loaded by check_config */
     service_t service; /* filled by child_init */
@@ -137,6 +145,8 @@ int nanomdm_handler_is_device(nanomdm_handler_t handler);
 void nanomdm_config_complete(server_rec *main_server);
 /** Where a store is, from the configuration. */
 store_config_t nanomdm_store_config(const nanomdm_server_t *conf);
+/** How to reach the push service, likewise. */
+apns_config_t nanomdm_apns_config(const nanomdm_server_t *conf);
 
 /* check.c: what is wrong with the configuration, and the schema. */
 int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp);
@@ -196,6 +206,9 @@ int nanomdm_http_status(apr_status_t status);
 /** Send a reply with this body, which may be empty; returns what a handler returns. */
 int nanomdm_reply(request_rec *r, int http_status, const char *type, const char *body,
                   apr_size_t len);
+/** Likewise, with a body that is all in memory. */
+int nanomdm_reply_brigade(request_rec *r, int http_status, const char *type,
+                          apr_bucket_brigade *body);
 int nanomdm_reply_text(request_rec *r, int http_status, const char *text);
 /** Answer 405 with the methods that are allowed. */
 int nanomdm_reply_not_allowed(request_rec *r, const char *methods);

@@ -51,18 +51,34 @@ int nanomdm_http_status(apr_status_t status)
     }
 }
 
-int nanomdm_reply(request_rec *r, int http_status, const char *type, const char *body,
-                  apr_size_t len)
+static void set_head(request_rec *r, int http_status, const char *type, apr_off_t len)
 {
     r->status = http_status;
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
         apr_table_setn(r->headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }
     ap_set_content_type(r, type);
-    ap_set_content_length(r, (apr_off_t)len);
+    ap_set_content_length(r, len);
+}
+
+int nanomdm_reply(request_rec *r, int http_status, const char *type, const char *body,
+                  apr_size_t len)
+{
+    set_head(r, http_status, type, (apr_off_t)len);
     if (len > 0) {
         ap_rwrite(body, (int)len, r);
     }
+    return OK;
+}
+
+int nanomdm_reply_brigade(request_rec *r, int http_status, const char *type,
+                          apr_bucket_brigade *body)
+{
+    apr_off_t len = 0;
+
+    apr_brigade_length(body, 1, &len);
+    set_head(r, http_status, type, len);
+    ap_pass_brigade(r->output_filters, body); /* a client that went away is no failure of ours */
     return OK;
 }
 

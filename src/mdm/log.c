@@ -20,10 +20,16 @@ static void log_to_stderr(mdm_log_level_t level, apr_status_t status, const char
 }
 
 static mdm_log_sink_t *log_sink = log_to_stderr;
+static mdm_log_level_t log_most = MDM_LOG_DEBUG;
 
 void mdm_log_set(mdm_log_sink_t *sink)
 {
     log_sink = sink != NULL ? sink : log_to_stderr;
+}
+
+void mdm_log_set_most(mdm_log_level_t most)
+{
+    log_most = most;
 }
 
 void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...)
@@ -31,6 +37,9 @@ void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...
     char line[1024];
     va_list args;
 
+    if (level > log_most) {
+        return;
+    }
     va_start(args, format);
     apr_vsnprintf(line, sizeof(line), format, args);
     va_end(args);

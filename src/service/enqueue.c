@@ -4,7 +4,7 @@
 /* Queueing a command for enrollments: all in one transaction, repeatable, unknown ids told one by
  * one. */
 
-#include "service.h"
+#include "results.h"
 
 typedef struct enqueue_t {
     const mdm_command_t *command;
@@ -29,51 +29,29 @@ static apr_status_t enqueue_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return status;
 }
 
-/* The distinct ids in the order given, each marked unknown for now. */
-static apr_array_header_t *distinct(const apr_array_header_t *ids, apr_hash_t *index,
-                                    apr_pool_t *pool)
-{
-    apr_array_header_t *out = apr_array_make(pool, ids->nelts + 1, sizeof(service_queued_t));
-
-    for (int i = 0; i < ids->nelts; i++) {
-        const char *id = APR_ARRAY_IDX(ids, i, const char *);
-
-        if (apr_hash_get(index, id, APR_HASH_KEY_STRING) == NULL) {
-            service_queued_t *queued = apr_array_push(out);
-
-            queued->id = id;
-            queued->known = 0;
-            apr_hash_set(index, id, APR_HASH_KEY_STRING, queued);
-        }
-    }
-    return out;
-}
-
 apr_status_t service_enqueue(const service_t *service, const mdm_command_t *command,
-                             const apr_array_header_t *ids, apr_array_header_t **queued,
-                             apr_pool_t *pool)
+                             apr_array_header_t *results, apr_pool_t *pool)
 {
-    apr_hash_t *index = apr_hash_make(pool);
-    apr_array_header_t *all = distinct(ids, index, pool);
-    apr_array_header_t *sorted = apr_array_make(pool, all->nelts + 1, sizeof(const char *));
-    enqueue_t work = {command, sorted, NULL};
-    apr_status_t status;
+    apr_hash_t *index;
+    enqueue_t work = {command, results_ids(results, &index, pool), NULL};
+    apr_status_t status = APR_ENOENT;
 
-    for (int i = 0; i < all->nelts; i++) {
-        APR_ARRAY_PUSH(sorted, const char *) = APR_ARRAY_IDX(all, i, service_queued_t).id;
+    if (work.ids->nelts > 0) {
+        status = store_write(service->store, enqueue_work, &work, pool);
     }
-    store_sort_ids(sorted);
-    status = store_write(service->store, enqueue_work, &work, pool);
-    if (status == APR_SUCCESS || status == APR_ENOENT) {
-        for (int i = 0; work.known != NULL && i < work.known->nelts; i++) {
-            service_queued_t *entry = apr_hash_get(
-                index, APR_ARRAY_IDX(work.known, i, const char *), APR_HASH_KEY_STRING);
+    if (status != APR_SUCCESS && status != APR_ENOENT) {
+        return status;
+    }
+    for (int i = 0; i < results->nelts; i++) {
+        APR_ARRAY_IDX(results, i, service_result_t).command_error = "no such enrollment";
+    }
+    for (int i = 0; work.known != NULL && i < work.known->nelts; i++) {
+        service_result_t *result =
+            apr_hash_get(index, APR_ARRAY_IDX(work.known, i, const char *), APR_HASH_KEY_STRING);
 
-            if (entry != NULL) {
-                entry->known = 1;
-            }
+        if (result != NULL) {
+            result->command_error = NULL;
         }
-        *queued = all;
     }
     return status;
 }

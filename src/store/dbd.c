@@ -477,6 +477,14 @@ static const char *get_value(store_tx_t *tx, apr_dbd_row_t *row, int column, apr
     return apr_pstrdup(pool, apr_dbd_get_entry(tx->store->driver, row, column));
 }
 
+static void get_values(store_tx_t *tx, apr_dbd_row_t *row, int columns, const char **values,
+                       apr_pool_t *pool)
+{
+    for (int i = 0; i < columns; i++) {
+        values[i] = get_value(tx, row, i, pool);
+    }
+}
+
 apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, int *affected)
 {
     return exec(tx, statement, 0, args, affected);
@@ -495,9 +503,7 @@ apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, 
     if (!get_row(tx, results, &row, 1)) {
         return APR_ENOENT;
     }
-    for (int i = 0; i < columns; i++) {
-        values[i] = get_value(tx, row, i, pool);
-    }
+    get_values(tx, row, columns, values, pool);
     return APR_SUCCESS;
 }
 
@@ -516,8 +522,8 @@ apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **a
     return status;
 }
 
-apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg,
-                           const char **value, apr_pool_t *pool)
+apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg, int columns,
+                           const char **values, apr_pool_t *pool)
 {
     const store_t *store = tx->store;
     apr_dbd_results_t *results = NULL;
@@ -527,7 +533,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     int code;
 
     if (!store->dialect->truncates) {
-        return dbd_load(tx, statement, &arg, 1, value, pool);
+        return dbd_load(tx, statement, &arg, columns, values, pool);
     }
     begin_call(tx);
     sql =
@@ -543,7 +549,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     if (!get_row(tx, results, &row, 1)) {
         return APR_ENOENT;
     }
-    *value = get_value(tx, row, 0, pool);
+    get_values(tx, row, columns, values, pool);
     return APR_SUCCESS;
 }
 
@@ -559,11 +565,8 @@ static apr_status_t list_turn(store_tx_t *tx, statement_t statement, int size, c
     }
     status = select_rows(tx, statement, size, args, &results);
     for (int n = 1; status == APR_SUCCESS && get_row(tx, results, &row, n); n++) {
-        const char *value = get_value(tx, row, 0, pool);
-
-        if (value != NULL) {
-            APR_ARRAY_PUSH(found, const char *) = value;
-        }
+        get_values(tx, row, found->elt_size / (int)sizeof(const char *), apr_array_push(found),
+                   pool);
     }
     return status;
 }

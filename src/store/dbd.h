@@ -42,19 +42,20 @@ apr_status_t dbd_load(store_tx_t *tx, statement_t statement, const char **args, 
 apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **args, int columns,
                            apr_array_header_t *rows, apr_pool_t *pool);
 
-/** Run a select with one argument for the first column of at most one row, which may be as large as
- * the database gives: not every driver can with a prepared one.
+/** As dbd_load(), with one argument, for columns that may be as large as the database gives: not
+ * every driver can with a prepared select.
  *
  * @return APR_ENOENT if there is no row, MDM_EUNAVAILABLE
  */
-apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg,
-                           const char **value, apr_pool_t *pool);
+apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg, int columns,
+                           const char **values, apr_pool_t *pool);
 
 /** Run a statement over a list of ids, in as many turns as its size needs. If it is a select, its
- * first column is appended to found, as const char * in the pool.
+ * rows are appended to found.
  *
  * @param first  the argument before the list, or NULL if there is none
- * @param found  NULL if the statement returns no rows
+ * @param found  NULL if the statement returns no rows; else its elements are of so many const
+ *               char * as columns are wanted, in the pool, NULL for NULL
  */
 apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
                       const apr_array_header_t *ids, apr_array_header_t *found, apr_pool_t *pool);

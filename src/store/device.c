@@ -111,7 +111,7 @@ apr_status_t store_device_bootstrap_token(store_tx_t *tx, const char *id, const 
 apr_status_t store_device_load_bootstrap_token(store_tx_t *tx, const char *id, const char **base64,
                                                apr_pool_t *pool)
 {
-    return dbd_load_text(tx, STMT_DEVICE_BOOTSTRAP_LOAD, id, base64, pool);
+    return dbd_load_text(tx, STMT_DEVICE_BOOTSTRAP_LOAD, id, 1, base64, pool);
 }
 
 apr_status_t store_user_token_update(store_tx_t *tx, const mdm_message_t *message)
@@ -140,12 +140,18 @@ apr_status_t store_enrollment_token_update(store_tx_t *tx, const mdm_message_t *
 {
     const mdm_enrollment_t *enrollment = &message->enrollment;
     const char *user_id = enrollment->parent_id != NULL ? enrollment->id : NULL;
+    apr_status_t status =
+        dbd_exec(tx, STMT_ENROLLMENT_TOKEN_UPDATE,
+                 DBD_ARGS(enrollment->id, enrollment->device_id, user_id,
+                          mdm_enrollment_type_name(enrollment->type), message->topic,
+                          message->push_magic, message->token_hex),
+                 NULL);
 
-    return dbd_exec(tx, STMT_ENROLLMENT_TOKEN_UPDATE,
-                    DBD_ARGS(enrollment->id, enrollment->device_id, user_id,
-                             mdm_enrollment_type_name(enrollment->type), message->topic,
-                             message->push_magic, message->token_hex),
-                    NULL);
+    /* The token is alive again, even if it is the one that was dead. */
+    if (status == APR_SUCCESS && dbd_has(tx, STMT_DEAD_TOKEN_CLEAR)) {
+        status = dbd_exec(tx, STMT_DEAD_TOKEN_CLEAR, DBD_ARGS(enrollment->id), NULL);
+    }
+    return status;
 }
 
 apr_status_t store_enrollment_disable(store_tx_t *tx, const char *id)

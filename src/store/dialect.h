@@ -60,11 +60,18 @@ typedef enum {
     STMT_LEASE_RENEW,
     STMT_LEASE_WAIT,
     STMT_LEASE_RELEASE,
+    STMT_PUSH_CERT_STORE,
+    STMT_PUSH_CERT_LOAD,
+    STMT_PUSH_CERT_NEXT,
+    STMT_DEAD_TOKEN_ADD,
+    STMT_DEAD_TOKEN_CLEAR,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
     STMT_ENROLLMENTS_SEEN,
     STMT_QUEUE_ADD,
+    STMT_PUSH_LOAD,
+    STMT_PUSH_LOAD_WITH_DEAD,
     STMT_COUNT
 } statement_t;
 
@@ -165,6 +172,25 @@ const dialect_t *dialect_get(const char *driver);
 #define DIALECT_LEASE_UPSERT(now)                                                                  \
     "ON CONFLICT (webhook, id) DO UPDATE SET owner = excluded.owner,"                              \
     " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now
+/** Where to push to; see store_push_t. */
+#define DIALECT_PUSH(reason, join)                                                                 \
+    "SELECT e.id, e.topic, e.push_magic, e.token_hex, c.stale_token, " reason                      \
+    " FROM {p}enrollments AS e LEFT JOIN {p}push_certs AS c ON c.topic = e.topic" join             \
+    " WHERE e.id IN ({ids})"
+
+/** Note a token as dead if it is still the enrollment's, and no TokenUpdate came after this time.
+ * A device channel's id is that of its device. NULL as time is no time: nothing is after that. */
+#define DIALECT_DEAD_TOKEN(time, upsert)                                                           \
+    "INSERT INTO {p}mdm_dead_tokens (id, token_hex, reason)"                                       \
+    " SELECT e.id, e.token_hex, %s FROM {p}enrollments AS e WHERE e.id = %s AND e.token_hex = %s"  \
+    " AND NOT EXISTS (SELECT 1 FROM {p}devices AS d"                                               \
+    "                 WHERE d.id = e.id AND d.token_update_at > " time ")"                         \
+    " AND NOT EXISTS (SELECT 1 FROM {p}users AS u"                                                 \
+    "                 WHERE u.id = e.user_id AND u.token_update_at > " time ") " upsert
+
+#define DIALECT_DEAD_TOKEN_UPSERT                                                                  \
+    "ON CONFLICT (id) DO UPDATE SET token_hex = excluded.token_hex, reason = excluded.reason,"     \
+    " created_at = CURRENT_TIMESTAMP"
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;

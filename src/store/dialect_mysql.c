@@ -116,5 +116,13 @@ const dialect_t dialect_mysql = {
                 "   {p}command_results.result),"
                 " status = IF({p}command_results.status = 'NotNow', VALUES(status),"
                 "   {p}command_results.status)",
+            [STMT_PUSH_CERT_STORE] =
+                "INSERT INTO {p}push_certs (topic, cert_pem, key_pem, stale_token)"
+                " VALUES (%s, %s, %s, 0) ON DUPLICATE KEY UPDATE cert_pem = VALUES(cert_pem),"
+                " key_pem = VALUES(key_pem), stale_token = stale_token + 1",
+            [STMT_DEAD_TOKEN_ADD] = DIALECT_DEAD_TOKEN(
+                "FROM_UNIXTIME(%s)",
+                "ON DUPLICATE KEY UPDATE token_hex = VALUES(token_hex), reason = VALUES(reason),"
+                " created_at = CURRENT_TIMESTAMP"),
         },
 };

@@ -63,5 +63,8 @@ const dialect_t dialect_pgsql = {
                 "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext(%s))) AS claim",
             [STMT_DEVICE_UNLOCK_TOKEN] = "UPDATE {p}devices SET unlock_token = decode(%s, 'hex'),"
                                          " unlock_token_at = CURRENT_TIMESTAMP WHERE id = %s",
+            /* A column without time zone is in the session's, as CURRENT_TIMESTAMP wrote it. */
+            [STMT_DEAD_TOKEN_ADD] = DIALECT_DEAD_TOKEN("to_timestamp(CAST(%s AS double precision))",
+                                                       DIALECT_DEAD_TOKEN_UPSERT),
         },
 };

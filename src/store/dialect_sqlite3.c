@@ -51,5 +51,7 @@ const dialect_t dialect_sqlite3 = {
             [STMT_QUEUE_LOAD_NEXT] =
                 DIALECT_NEXT_COMMAND("(r.status IS NULL OR r.status = 'NotNow')", ORDER),
             [STMT_QUEUE_LOAD_NEXT_NOT_NOW] = DIALECT_NEXT_COMMAND("r.status IS NULL", ORDER),
+            [STMT_DEAD_TOKEN_ADD] =
+                DIALECT_DEAD_TOKEN("datetime(%s, 'unixepoch')", DIALECT_DEAD_TOKEN_UPSERT),
         },
 };

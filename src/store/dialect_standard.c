@@ -179,6 +179,20 @@ static const char *const dialect_standard[STMT_COUNT] = {
         "                 WHERE q.command_uuid = {p}commands.command_uuid)"
         " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"
         "                 WHERE r.command_uuid = {p}commands.command_uuid)",
+    [STMT_PUSH_CERT_STORE] =
+        "INSERT INTO {p}push_certs (topic, cert_pem, key_pem, stale_token) VALUES (%s, %s, %s, 0)"
+        " ON CONFLICT (topic) DO UPDATE SET cert_pem = excluded.cert_pem,"
+        " key_pem = excluded.key_pem, stale_token = {p}push_certs.stale_token + 1,"
+        " updated_at = CURRENT_TIMESTAMP",
+    [STMT_PUSH_CERT_LOAD] =
+        "SELECT cert_pem, key_pem, stale_token FROM {p}push_certs WHERE topic = %s",
+    [STMT_PUSH_CERT_NEXT] =
+        "SELECT topic FROM {p}push_certs WHERE topic > %s ORDER BY topic LIMIT 1",
+    [STMT_PUSH_LOAD] = DIALECT_PUSH("NULL", ""),
+    [STMT_PUSH_LOAD_WITH_DEAD] =
+        DIALECT_PUSH("d.reason", " LEFT JOIN {p}mdm_dead_tokens AS d"
+                                 " ON d.id = e.id AND d.token_hex = e.token_hex"),
+    [STMT_DEAD_TOKEN_CLEAR] = "DELETE FROM {p}mdm_dead_tokens WHERE id = %s",
 };
 
 const char *dialect_statement(const dialect_t *dialect, statement_t statement)

@@ -144,7 +144,7 @@ apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *i
 apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **event,
                                apr_pool_t *pool)
 {
-    return dbd_load_text(tx, STMT_OUTBOX_LOAD, seq, event, pool);
+    return dbd_load_text(tx, STMT_OUTBOX_LOAD, seq, 1, event, pool);
 }
 
 apr_status_t store_outbox_delete(store_tx_t *tx, const char *seq)

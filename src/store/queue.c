@@ -75,7 +75,7 @@ apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const 
                                 apr_size_t *raw_len, apr_pool_t *pool)
 {
     const char *text = NULL;
-    apr_status_t status = dbd_load_text(tx, STMT_COMMAND_LOAD, command_uuid, &text, pool);
+    apr_status_t status = dbd_load_text(tx, STMT_COMMAND_LOAD, command_uuid, 1, &text, pool);
 
     if (status == APR_SUCCESS && text == NULL) {
         status = APR_ENOENT;

@@ -28,9 +28,24 @@ ok(!-e "$scratch/configtest.db", 'a test creates no database');
 ($status, $output) = configtest('');
 is($status, 0, 'a server without any of our directives') or diag($output);
 
+($status, $output) = configtest(<<"END");
+$good
+NanoMDMPushURL https://127.0.0.1:2197
+NanoMDMPushCAFile $pki/ca.pem
+NanoMDMPushProxy http://jane:secret\@127.0.0.1:3128
+NanoMDMPushTimeout 500ms
+NanoMDMPushExpiration 0
+NanoMDMPushConnections 4
+<Location /v1>
+    SetHandler nanomdm-api
+</Location>
+END
+is($status, 0, 'all of pushing') or diag($output);
+unlike($output, qr/secret/, '… without telling the proxy\'s password');
+
 # What is wrong, the text, what is said about it. A handler after the text makes the settings count:
 # a server that only has the module loaded is not bothered.
-my $endpoint = "<Location /migration>\nSetHandler nanomdm-migration\n</Location>\n";
+my $endpoint = "<Location /v1>\nSetHandler nanomdm-api\n</Location>\n";
 for my $case (
     ['unknown database',     'NanoMDMDatabase oracle x',            qr/sqlite3/],
     ['database, no argument', 'NanoMDMDatabase',                    qr/NanoMDMDatabase/],
@@ -46,6 +61,16 @@ for my $case (
     ['a pool that gives up at once', 'NanoMDMDatabasePool timeout=1ms', qr/timeout=1ms.*at least 100ms/],
     ['a history of nothing', 'NanoMDMHistory 0s',                      qr/NanoMDMHistory.*from 1s/],
     ['a duration',           'NanoMDMLastSeenInterval 5parsecs',    qr/NanoMDMLastSeenInterval/],
+    ['a push URL without TLS', 'NanoMDMPushURL http://api.push.apple.com', qr/NanoMDMPushURL.*https/s],
+    ['a push URL with a path', 'NanoMDMPushURL https://api.push.apple.com/3/device', qr/NanoMDMPushURL/],
+    ['no push URL',          'NanoMDMPushURL ""',                   qr/NanoMDMPushURL/],
+    ['no such push CA file', 'NanoMDMPushCAFile /nowhere/ca.pem',   qr{NanoMDMPushCAFile.*/nowhere/ca\.pem}s],
+    ['a push CA file without certificate', "NanoMDMPushCAFile $scratch/api.key",
+        qr{NanoMDMPushCAFile.*\Q$scratch\E/api\.key}s],
+    ['a push proxy',         'NanoMDMPushProxy proxy.example.org',  qr/NanoMDMPushProxy/],
+    ['a push timeout',       'NanoMDMPushTimeout 0',                qr/NanoMDMPushTimeout/],
+    ['a push expiration',    'NanoMDMPushExpiration -1',            qr/NanoMDMPushExpiration/],
+    ['push connections',     'NanoMDMPushConnections 0',            qr/NanoMDMPushConnections.*from 1/s],
     ['identity source',      "<Location /x>\nNanoMDMIdentity cookie\n</Location>",
         qr/signature.*ssl.*header/s],
     ['header without name',  "<Location /x>\nNanoMDMIdentity header\n</Location>", qr/header/],

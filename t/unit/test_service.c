@@ -42,7 +42,7 @@ static db_t db;
 static apr_pool_t *pool;
 static service_t service;
 static service_reply_t reply;
-static apr_array_header_t *queued;
+static apr_array_header_t *outcome;
 static trust_certificate_t *cert1, *cert2, *cert3;
 static apr_array_header_t *seen;
 
@@ -183,8 +183,8 @@ static apr_status_t enqueue(const mdm_command_t *what, const char *names)
          id = apr_strtok(NULL, ",", &last)) {
         APR_ARRAY_PUSH(ids, const char *) = id;
     }
-    queued = NULL;
-    return service_enqueue(&service, what, ids, &queued, pool);
+    outcome = service_results(ids, pool);
+    return service_enqueue(&service, what, outcome, pool);
 }
 
 static void queue(const char *uuid, const char *names)
@@ -196,11 +196,13 @@ static void assert_queued(const char *expected)
 {
     const char *text = "";
 
-    assert_non_null(queued);
-    for (int i = 0; i < queued->nelts; i++) {
-        service_queued_t *one = &APR_ARRAY_IDX(queued, i, service_queued_t);
+    for (int i = 0; i < outcome->nelts; i++) {
+        service_result_t *one = &APR_ARRAY_IDX(outcome, i, service_result_t);
 
-        text = apr_psprintf(pool, "%s%s%s:%d", text, i ? " " : "", one->id, one->known);
+        assert_null(one->push_error);
+        assert_null(one->push_result);
+        text = apr_psprintf(pool, "%s%s%s:%d", text, i ? " " : "", one->id,
+                            one->command_error == NULL);
     }
     assert_string_equal(text, expected);
 }
@@ -976,7 +978,6 @@ static void test_outage(void **state)
     says(D1, "Idle", NULL, "C-1");
     db_exec(&db, "PRAGMA legacy_alter_table = ON; ALTER TABLE enrollments RENAME TO x");
     assert_int_equal(enqueue(command("C-2"), "D-1"), MDM_EUNAVAILABLE);
-    assert_null(queued);
     db_exec(&db, "PRAGMA legacy_alter_table = ON; ALTER TABLE x RENAME TO enrollments");
     assert_count("commands", "1");
     assert_count("devices", "1");
@@ -1092,7 +1093,6 @@ static void test_enqueue_again(void **state)
 
     enroll(E1, cert3);
     assert_int_equal(enqueue(command_of("C-1", STRING("More", "x")), "D-1,E-1"), MDM_ECONFLICT);
-    assert_null(queued);
     assert_count("enrollment_queue", "2");
     assert_db(&db, "SELECT command FROM commands", command("C-1")->raw);
 }
@@ -1107,16 +1107,16 @@ static void enqueue_many(int count)
         APR_ARRAY_PUSH(ids, const char *) = apr_psprintf(pool, "D-%05d", i);
     }
     APR_ARRAY_PUSH(ids, const char *) = "X-1";
-    queued = NULL;
-    assert_int_equal(service_enqueue(&service, command(uuid), ids, &queued, pool), APR_SUCCESS);
-    assert_int_equal(queued->nelts, count + 1);
-    for (int i = 0; i < queued->nelts; i++) {
-        assert_ptr_equal(APR_ARRAY_IDX(queued, i, service_queued_t).id,
+    outcome = service_results(ids, pool);
+    assert_int_equal(service_enqueue(&service, command(uuid), outcome, pool), APR_SUCCESS);
+    assert_int_equal(outcome->nelts, count + 1);
+    for (int i = 0; i < outcome->nelts; i++) {
+        assert_ptr_equal(APR_ARRAY_IDX(outcome, i, service_result_t).id,
                          APR_ARRAY_IDX(ids, i, const char *));
-        known += APR_ARRAY_IDX(queued, i, service_queued_t).known;
+        known += APR_ARRAY_IDX(outcome, i, service_result_t).command_error == NULL;
     }
     assert_int_equal(known, count);
-    assert_false(APR_ARRAY_IDX(queued, count, service_queued_t).known);
+    assert_non_null(APR_ARRAY_IDX(outcome, count, service_result_t).command_error);
     assert_db(
         &db,
         apr_psprintf(pool, "SELECT count(*) FROM enrollment_queue WHERE command_uuid = '%s'", uuid),

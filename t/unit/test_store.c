@@ -1122,6 +1122,234 @@ static void test_texts(void **state)
     assert_db(&db, "SELECT token_update FROM devices", device.message.raw);
 }
 
+/* -- Pushing -------------------------------------------------------------------------------- */
+
+typedef struct push_t {
+    apr_array_header_t *ids;
+    apr_array_header_t *found;
+    const char *id;
+    const char *token;
+    apr_time_t since;
+    const char *topic;
+    const char *cert_pem;
+    const char *key_pem;
+    store_push_cert_t cert;
+} push_t;
+
+static apr_status_t push_load_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    push_t *push = baton;
+
+    return store_push_load(tx, push->ids, &push->found, out);
+}
+
+static apr_status_t push_dead_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    push_t *push = baton;
+
+    return store_push_dead(tx, push->id, push->token, "410 Unregistered", push->since, out);
+}
+
+static apr_status_t enrollment_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    device_t *device = baton;
+    apr_status_t status = device->message.enrollment.parent_id == NULL
+                              ? store_device_token_update(tx, &device->message, out)
+                              : store_user_token_update(tx, &device->message);
+
+    return status == APR_SUCCESS ? store_enrollment_token_update(tx, &device->message) : status;
+}
+
+static apr_status_t push_cert_store_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    push_t *push = baton;
+
+    (void)out;
+    return store_push_cert_store(tx, push->topic, push->cert_pem, push->key_pem);
+}
+
+static apr_status_t push_cert_load_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    push_t *push = baton;
+
+    return store_push_cert_load(tx, push->topic, &push->cert, out);
+}
+
+static apr_status_t push_cert_next_job(store_tx_t *tx, void *baton, apr_pool_t *out)
+{
+    push_t *push = baton;
+
+    return store_push_cert_next(tx, push->topic, &push->topic, out);
+}
+
+/* @param members  of each row "id topic magic token stale dead", in the order of ids */
+static void assert_push(store_t *store, const char *id, const char *expected)
+{
+    push_t push = {.ids = apr_array_make(pool, 1, sizeof(const char *))};
+    const store_push_t *row;
+
+    APR_ARRAY_PUSH(push.ids, const char *) = id;
+    assert_int_equal(store_read(store, push_load_job, &push, pool), APR_SUCCESS);
+    if (expected == NULL) {
+        assert_int_equal(push.found->nelts, 0);
+        return;
+    }
+    assert_int_equal(push.found->nelts, 1);
+    row = &APR_ARRAY_IDX(push.found, 0, store_push_t);
+    assert_string_equal(apr_psprintf(pool, "%s %s %s %s %s %s", row->id, row->topic, row->magic,
+                                     row->token, row->stale != NULL ? row->stale : "-",
+                                     row->dead != NULL ? row->dead : "-"),
+                        expected);
+}
+
+/* A device or, below "D-1", a user channel, with a token. */
+static void enroll(store_t *store, const char *id, const char *token)
+{
+    device_t device = make_device(id);
+
+    device.message.type = MDM_TOKEN_UPDATE;
+    if (strchr(id, ':') != NULL) {
+        device.message.enrollment.parent_id = device.message.enrollment.device_id = "D-1";
+        device.message.enrollment.type = MDM_USER;
+    } else {
+        assert_int_equal(store_write(store, device_job, &device, pool), APR_SUCCESS);
+    }
+    device.message.topic = "com.apple.mgmt.T";
+    device.message.push_magic = "magic";
+    device.message.token_hex = token;
+    assert_int_equal(store_write(store, enrollment_job, &device, pool), APR_SUCCESS);
+}
+
+static void dead(store_t *store, const char *id, const char *token, apr_time_t since)
+{
+    push_t push = {.id = id, .token = token, .since = since};
+
+    assert_int_equal(store_write(store, push_dead_job, &push, pool), APR_SUCCESS);
+}
+
+#define ALIVE(id, token) assert_push(store, id, id " com.apple.mgmt.T magic " token " - -")
+#define DEAD(id, token)                                                                            \
+    assert_push(store, id, id " com.apple.mgmt.T magic " token " - 410 Unregistered")
+
+static void test_push_load(void **state)
+{
+    store_t *store = db_store(&db);
+    push_t push = {.ids = apr_array_make(pool, 1, sizeof(const char *))};
+    int wrong = 0;
+
+    (void)state;
+    db_fill(&db, 1500);
+    for (int i = 0; i < 2000; i++) {
+        APR_ARRAY_PUSH(push.ids, const char *) = apr_psprintf(pool, "D-%05d", i);
+    }
+    assert_int_equal(store_read(store, push_load_job, &push, pool), APR_SUCCESS);
+    assert_int_equal(push.found->nelts, 1500);
+    for (int i = 0; i < push.found->nelts; i++) {
+        const store_push_t *row = &APR_ARRAY_IDX(push.found, i, store_push_t);
+
+        wrong += strcmp(row->topic, "t") || strcmp(row->magic, "m") || strcmp(row->token, "ab") ||
+                 row->stale != NULL || row->dead != NULL;
+    }
+    assert_int_equal(wrong, 0);
+    assert_push(store, "D-99999", NULL);
+    db_exec(&db, "UPDATE enrollments SET enabled = FALSE WHERE id = 'D-00001'");
+    assert_push(store, "D-00001", "D-00001 t m ab - -"); /* disabled ones, too */
+}
+
+/* A connection knows the tables that there were when it was opened. */
+static store_t *fresh_store(void)
+{
+    db_store(&db);
+    return plain_store();
+}
+
+static void test_dead_tokens(void **state)
+{
+    store_t *store = fresh_store();
+    apr_time_t now = apr_time_now();
+    apr_time_t hour = apr_time_from_sec(3600);
+
+    (void)state;
+    enroll(store, "D-1", "aa");
+    enroll(store, "D-1:U-1", "bb");
+    ALIVE("D-1", "aa");
+    dead(store, "D-1", "cc", 0); /* not its token */
+    dead(store, "D-2", "aa", 0); /* nobody */
+    ALIVE("D-1", "aa");
+    dead(store, "D-1", "aa", now - hour); /* before the last TokenUpdate */
+    dead(store, "D-1:U-1", "bb", now - hour);
+    ALIVE("D-1", "aa");
+    ALIVE("D-1:U-1", "bb");
+    assert_db_null(&db, "SELECT id FROM mdm_dead_tokens");
+    dead(store, "D-1", "aa", now + apr_time_from_sec(2));
+    DEAD("D-1", "aa");
+    dead(store, "D-1", "aa", now + hour); /* again */
+    ALIVE("D-1:U-1", "bb");
+    dead(store, "D-1:U-1", "bb", 0);
+    DEAD("D-1:U-1", "bb");
+    enroll(store, "D-1", "aa"); /* the same token again */
+    ALIVE("D-1", "aa");
+    DEAD("D-1:U-1", "bb");
+    /* the user channel's own TokenUpdate counts, not that of its device */
+    db_exec(&db, "DELETE FROM mdm_dead_tokens;"
+                 " UPDATE users SET token_update_at = '2001-01-01 00:00:00'");
+    dead(store, "D-1:U-1", "bb", now - hour);
+    DEAD("D-1:U-1", "bb");
+    enroll(store, "D-1:U-1", "dd");
+    ALIVE("D-1:U-1", "dd");
+    assert_db_null(&db, "SELECT id FROM mdm_dead_tokens");
+    /* a row of a token that the enrollment does not have any more says nothing */
+    dead(store, "D-1:U-1", "dd", 0);
+    db_exec(&db, "UPDATE enrollments SET token_hex = 'ee' WHERE id = 'D-1:U-1'");
+    ALIVE("D-1:U-1", "ee");
+    dead(store, "D-1:U-1", "ee", 0);
+    DEAD("D-1:U-1", "ee");
+}
+
+static void test_dead_tokens_elsewhere(void **state)
+{
+    store_t *store = fresh_store();
+
+    (void)state;
+    db_exec(&db, "DROP TABLE mdm_dead_tokens"); /* as on a database that another server made */
+    enroll(store, "D-1", "aa");
+    dead(store, "D-1", "aa", 0);
+    ALIVE("D-1", "aa");
+    enroll(store, "D-1", "aa");
+    ALIVE("D-1", "aa");
+}
+
+static void test_push_certs(void **state)
+{
+    store_t *store = db_store(&db);
+    push_t push = {.topic = "com.apple.mgmt.T", .cert_pem = PEM, .key_pem = "-----one"};
+
+    (void)state;
+    enroll(store, "D-1", "aa");
+    assert_int_equal(store_read(store, push_cert_load_job, &push, pool), APR_ENOENT);
+    assert_int_equal(store_write(store, push_cert_store_job, &push, pool), APR_SUCCESS);
+    assert_push(store, "D-1", "D-1 com.apple.mgmt.T magic aa 0 -");
+    assert_int_equal(store_read(store, push_cert_load_job, &push, pool), APR_SUCCESS);
+    assert_string_equal(push.cert.cert_pem, PEM);
+    assert_string_equal(push.cert.key_pem, "-----one");
+    assert_int_equal(push.cert.version, 0);
+    push.key_pem = "-----two";
+    assert_int_equal(store_write(store, push_cert_store_job, &push, pool), APR_SUCCESS);
+    assert_int_equal(store_read(store, push_cert_load_job, &push, pool), APR_SUCCESS);
+    assert_string_equal(push.cert.key_pem, "-----two");
+    assert_int_equal(push.cert.version, 1);
+    assert_push(store, "D-1", "D-1 com.apple.mgmt.T magic aa 1 -");
+
+    push.topic = "com.apple.mgmt.S";
+    assert_int_equal(store_write(store, push_cert_store_job, &push, pool), APR_SUCCESS);
+    push.topic = "";
+    assert_int_equal(store_read(store, push_cert_next_job, &push, pool), APR_SUCCESS);
+    assert_string_equal(push.topic, "com.apple.mgmt.S");
+    assert_int_equal(store_read(store, push_cert_next_job, &push, pool), APR_SUCCESS);
+    assert_string_equal(push.topic, "com.apple.mgmt.T");
+    assert_int_equal(store_read(store, push_cert_next_job, &push, pool), APR_ENOENT);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -1153,6 +1381,10 @@ int main(void)
         TEST(test_unlock_token),
         TEST(test_unicode),
         TEST(test_texts),
+        TEST(test_push_load),
+        TEST(test_dead_tokens),
+        TEST(test_dead_tokens_elsewhere),
+        TEST(test_push_certs),
     };
     int failed;
 

@@ -1,0 +1,45 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* The addresses of one host, looked up without holding up the loop. Knows the resolver; not what
+ * the addresses are for. For one thread.
+ */
+#ifndef PUSH_LOOKUP_H
+#define PUSH_LOOKUP_H
+
+#include <apr_errno.h>
+#include <apr_time.h>
+#include <sys/socket.h>
+
+#define LOOKUP_MAX 8 /* addresses that are tried */
+
+typedef struct lookup_t lookup_t;
+
+typedef struct lookup_addresses_t {
+    int count;
+    struct {
+        struct sockaddr_storage address;
+        socklen_t len;
+    } list[LOOKUP_MAX];
+} lookup_addresses_t;
+
+/** @param host  a name or an address; copied
+ *  @return APR_ENOMEM */
+apr_status_t lookup_create(lookup_t **out, const char *host, int port);
+
+/** A look-up that still runs is left to the resolver, with the little memory that it needs. */
+void lookup_destroy(lookup_t *lookup);
+
+/** The host's addresses, at most LOOKUP_FRESH old; begins to look when there are none.
+ *
+ * @param now  monotonic
+ * @return APR_EINPROGRESS: ask again after LOOKUP_PAUSE; APR_ENOENT: it has none, or no resolver
+ *         answers, with the reason in *why
+ */
+apr_status_t lookup_get(lookup_t *lookup, lookup_addresses_t *addresses, const char **why,
+                        apr_time_t now);
+
+#define LOOKUP_FRESH apr_time_from_sec(10)
+#define LOOKUP_PAUSE apr_time_from_msec(5)
+
+#endif
