@@ -23,7 +23,7 @@ typedef struct apns_config_t {
     const char *ca_file;            /* PEM; NULL: the system's roots */
     const char *proxy;              /* http://[USER:PASSWORD@]HOST:PORT, by CONNECT; NULL: none */
     int connections;                /* most per topic */
-    int queue_max;                  /* most pushes that wait or are in flight; 0: a default */
+    int queue_max;                  /* most pushes that wait or are in flight; 0: 200,000 */
     apr_interval_time_t expiration; /* until when the service keeps a push; 0: not at all */
 } apns_config_t;
 
@@ -33,8 +33,9 @@ typedef struct apns_push_t {
     const char *token; /* in hex */
     const char *magic;
     /* APR_SUCCESS; MDM_EREFUSED: the service said no; APR_TIMEUP: no answer in time;
-     * MDM_EUNAVAILABLE: it could not be reached; MDM_ENOTCONFIGURED: no certificate for the topic;
-     * MDM_EINPUT: the token is not hex */
+     * MDM_EUNAVAILABLE: it cannot be reached, or one side refuses the other's certificate;
+     * MDM_ENOTCONFIGURED: no certificate for the topic; MDM_EINPUT: the token is not hex or the
+     * magic too long; or what apns_send() returned */
     apr_status_t status;
     int code;             /* HTTP status of its answer, 0 if there was none */
     char reason[128];     /* the service's reason, or ours, for people; "" on success */
@@ -54,7 +55,8 @@ apr_status_t apns_create(apns_t **out, const apns_config_t *config, const char *
 apr_status_t apns_config_check(const apns_config_t *config, const char **why, apr_pool_t *pool);
 
 /** Send what callers give, until stop_fd is readable; then end what is in flight within grace, and
- * fail the rest. To be called once, in a thread of its own. */
+ * fail the rest. To be called once, in a thread of its own, whose SIGPIPE it blocks. The pool of
+ * apns_create() must not be destroyed before it returns; if it must, the memory is left. */
 void apns_run(apns_t *apns, int stop_fd, apr_interval_time_t grace);
 
 /** Whether this version of a topic's certificate is in use. */
@@ -71,9 +73,11 @@ apr_status_t apns_set_certificate(apns_t *apns, const char *topic, apr_int64_t v
                                   apr_pool_t *pool);
 
 /** Send pushes and wait until each has its result, at most for the timeout. May be called by many
- * threads. Not to be called with a database connection in hand.
+ * threads, also before apns_run(). Not to be called with a database connection in hand.
  *
- * @return APR_EAGAIN: the queue is full, nothing was sent
+ * @return APR_SUCCESS: each push has its status. APR_EAGAIN: the queue is full; MDM_EUNAVAILABLE:
+ *         apns_run() is at its end; then nothing was sent, and pushes that could have been have
+ *         this as their status, with a reason. APR_ENOMEM
  */
 apr_status_t apns_send(apns_t *apns, apns_push_t *pushes, int count, apr_interval_time_t timeout);
 

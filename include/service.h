@@ -100,12 +100,12 @@ apr_status_t service_enqueue(const service_t *service, const mdm_command_t *comm
  * @return MDM_EINPUT if they cannot be used, MDM_EUNAVAILABLE
  */
 apr_status_t service_push_cert_store(const service_t *service, const char *pem, apr_size_t len,
-                                     trust_push_cert_t **out, const char **why, apr_pool_t *pool);
+                                     trust_pushcert_t *out, const char **why, apr_pool_t *pool);
 
 /** Load what is stored for a topic.
  * @return APR_ENOENT, MDM_EUNAVAILABLE, MDM_EINPUT if it cannot be used; *why is set */
 apr_status_t service_push_cert_load(const service_t *service, const char *topic,
-                                    trust_push_cert_t **out, const char **why, apr_pool_t *pool);
+                                    trust_pushcert_t *out, const char **why, apr_pool_t *pool);
 
 /** Push to enrollments, and wait for what comes of it, at most push_timeout. No database connection
  * is held meanwhile. Tokens that the push service says are dead are noted.

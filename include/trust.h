@@ -1,14 +1,15 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* Certificates: who signed a request, which certificate a header carries, and whether a
- * certificate was issued by the configured authority. Knows OpenSSL, not httpd and not the
- * database. Everything here may be called by any thread at once.
+/* Certificates: who signed a request, which certificate a header carries, whether a certificate was
+ * issued by the configured authority, and what a push certificate is for. Knows OpenSSL, not httpd
+ * and not the database. Everything here may be called by any thread at once.
  */
 #ifndef TRUST_H
 #define TRUST_H
 
 #include <apr_pools.h>
+#include <apr_time.h>
 #include <openssl/x509.h>
 
 #include "mdm_status.h"
@@ -83,5 +84,25 @@ apr_status_t trust_ca_load(trust_ca_t **out, const char *ca_file, const char *in
  */
 apr_status_t trust_ca_verify(trust_ca_t *ca, const trust_certificate_t *cert, const char **why,
                              apr_pool_t *pool);
+
+/** A push certificate, read from what an administrator uploads. */
+typedef struct trust_pushcert_t {
+    const char *topic;
+    apr_time_t not_after;
+    int expired;          /* by this machine's clock */
+    const char *cert_pem; /* begins with "-----BEGIN CERTIFICATE-----"; after the certificate come
+                             others of the text, which may lead to its authority */
+    const char *key_pem;  /* unencrypted */
+} trust_pushcert_t;
+
+/** Read a PEM text with a push certificate and its unencrypted key, in any order. The certificate
+ * is the first that the key belongs to; other text is passed over. An expired one is read too.
+ *
+ * @param text  need not be terminated
+ * @param out   in the pool, which then holds a key
+ * @return MDM_EINPUT, with a sentence for the administrator in *why
+ */
+apr_status_t trust_pushcert_read(trust_pushcert_t *out, const char *text, apr_size_t len,
+                                 const char **why, apr_pool_t *pool);
 
 #endif

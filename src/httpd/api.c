@@ -172,7 +172,7 @@ int api_error(request_rec *r, int http_status, const char *member, const char *w
     api_json_t json;
 
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "API request refused with %d: %s", http_status,
-                  ap_escape_logitem(r->pool, why));
+                  why);
     api_json_begin(&json, r);
     api_json_string(&json, member, why);
     return api_json_reply(&json, http_status);

@@ -6,7 +6,10 @@
 
 #include <apr_strings.h>
 
-static int reply_certificate(request_rec *r, const trust_push_cert_t *cert)
+/* A certificate, a key and those that vouch for it are a few thousand bytes. */
+#define BODY_MAX 65536
+
+static int reply_certificate(request_rec *r, const trust_pushcert_t *cert)
 {
     apr_time_exp_t end;
     api_json_t json;
@@ -23,7 +26,7 @@ static int reply_certificate(request_rec *r, const trust_push_cert_t *cert)
 static int get_certificate(request_rec *r)
 {
     char *topic = api_parameter(r, "topic");
-    trust_push_cert_t *cert;
+    trust_pushcert_t cert;
     const char *why;
     apr_status_t status;
 
@@ -35,15 +38,15 @@ static int get_certificate(request_rec *r)
     if (status == MDM_EINPUT) { /* stored by somebody else: no mistake of the caller's */
         return api_error(r, HTTP_INTERNAL_SERVER_ERROR, "error", why);
     }
-    return status == APR_SUCCESS ? reply_certificate(r, cert)
+    return status == APR_SUCCESS ? reply_certificate(r, &cert)
                                  : api_error(r, nanomdm_http_status(status), "error", why);
 }
 
 static int put_certificate(request_rec *r)
 {
     const nanomdm_server_t *conf = nanomdm_server(r->server);
-    apr_off_t max = conf->max_body < TRUST_PUSH_CERT_MAX ? conf->max_body : TRUST_PUSH_CERT_MAX;
-    trust_push_cert_t *cert;
+    apr_off_t max = conf->max_body < BODY_MAX ? conf->max_body : BODY_MAX;
+    trust_pushcert_t cert;
     const char *body;
     apr_size_t len;
     const char *why;
@@ -58,13 +61,13 @@ static int put_certificate(request_rec *r)
         return api_error(r, nanomdm_http_status(status), "error", why);
     }
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "push certificate stored: topic=\"%s\"",
-                  ap_escape_logitem(r->pool, cert->topic));
-    if (cert->not_after < apr_time_now()) {
+                  ap_escape_logitem(r->pool, cert.topic));
+    if (cert.expired) {
         ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r,
                       "the push certificate for %s has expired: the push service will refuse it",
-                      ap_escape_logitem(r->pool, cert->topic));
+                      ap_escape_logitem(r->pool, cert.topic));
     }
-    return reply_certificate(r, cert);
+    return reply_certificate(r, &cert);
 }
 
 int api_pushcert(request_rec *r)

@@ -64,7 +64,7 @@ struct call_t {
     job_t jobs[];
 };
 
-typedef enum { DESK_CLOSED_YET, DESK_OPEN, DESK_CLOSED } desk_state_t;
+typedef enum { DESK_NOT_YET, DESK_OPEN, DESK_CLOSED } desk_state_t;
 
 /** The meeting point. */
 typedef struct desk_t {

@@ -349,13 +349,16 @@ static apr_status_t receive(connection_t *c, apr_time_t now)
 static apr_status_t gather(connection_t *c)
 {
     const unsigned char *bytes;
-    apr_size_t len = 1;
+    apr_size_t len;
 
     c->out_len = c->out_at = 0;
-    while (c->out_len < RECORD && len > 0) {
+    while (c->out_len < RECORD) {
         if (session_take(c->session, &bytes, &len) != APR_SUCCESS ||
             len > sizeof(c->out) - c->out_len) {
             return over(c, CONNECTION_BROKEN, "there is no memory for HTTP/2");
+        }
+        if (len == 0) {
+            break;
         }
         memcpy(c->out + c->out_len, bytes, len);
         c->out_len += len;

@@ -27,7 +27,7 @@ typedef struct lookup_addresses_t {
  *  @return APR_ENOMEM */
 apr_status_t lookup_create(lookup_t **out, const char *host, int port);
 
-/** A look-up that still runs is left to the resolver, with the little memory that it needs. */
+/** A look-up that still runs ends by itself. */
 void lookup_destroy(lookup_t *lookup);
 
 /** The host's addresses, at most LOOKUP_FRESH old; begins to look when there are none.

@@ -39,7 +39,7 @@ typedef session_stream_t stream_t;
 struct session_t {
     session_config_t config;
     nghttp2_session *h2;
-    stream_t streams; /* head of the ring */
+    stream_t *streams;
     int open;
     int up;
     int answered;
@@ -85,18 +85,21 @@ static stream_t *stream_make(session_t *session, void *push, const char *body, a
     stream->push = push;
     stream->body_len = len;
     memcpy(stream->body, body, len);
-    stream->next = session->streams.next;
-    stream->prev = &session->streams;
-    stream->next->prev = stream;
-    session->streams.next = stream;
+    stream->next = session->streams;
+    if (stream->next != NULL) {
+        stream->next->prev = stream;
+    }
+    session->streams = stream;
     session->open++;
     return stream;
 }
 
 static void stream_free(session_t *session, stream_t *stream)
 {
-    stream->prev->next = stream->next;
-    stream->next->prev = stream->prev;
+    *(stream->prev != NULL ? &stream->prev->next : &session->streams) = stream->next;
+    if (stream->next != NULL) {
+        stream->next->prev = stream->prev;
+    }
     session->open--;
     free(stream->answer);
     free(stream);
@@ -212,11 +215,12 @@ static int on_data(nghttp2_session *h2, uint8_t flags, int32_t id, const uint8_t
     apr_size_t room;
 
     (void)flags;
-    if (stream == NULL) {
+    if (stream == NULL || stream->ended) {
         return 0;
     }
     stream->received += len;
     if (stream->received > ANSWER_LIMIT) {
+        stream->ended = 1; /* the status is known, which is what counts */
         return nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL) == 0
                    ? 0
                    : NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -306,7 +310,6 @@ apr_status_t session_create(session_t **out, const session_config_t *config)
         return APR_ENOMEM;
     }
     session->config = *config;
-    session->streams.next = session->streams.prev = &session->streams;
     if (make_h2(session) != 0) {
         session_destroy(session);
         return APR_ENOMEM;
@@ -317,8 +320,8 @@ apr_status_t session_create(session_t **out, const session_config_t *config)
 
 void session_destroy(session_t *session)
 {
-    while (session->streams.next != &session->streams) {
-        stream_end(session, session->streams.next, SESSION_LOST);
+    while (session->streams != NULL) {
+        stream_end(session, session->streams, SESSION_LOST);
     }
     nghttp2_session_del(session->h2);
     free(session);

@@ -225,14 +225,13 @@ static apr_status_t send_pushes(push_work_t *work)
 {
     apns_push_t *pushes = (apns_push_t *)(void *)work->pushes->elts;
     apr_time_t end = apr_time_now() + work->service->push_timeout;
-    apr_status_t status = APR_SUCCESS;
 
     for (int done = 0; done < work->pushes->nelts; done += SEND_BATCH) {
         int left = work->pushes->nelts - done;
         int count = left < SEND_BATCH ? left : SEND_BATCH;
         apr_interval_time_t time = end - apr_time_now();
-
-        status = apns_send(work->service->apns, pushes + done, count, time > 0 ? time : 0);
+        apr_status_t status =
+            apns_send(work->service->apns, pushes + done, count, time > 0 ? time : 0);
         if (status != APR_SUCCESS && done == 0) {
             return status;
         }

@@ -9,8 +9,8 @@
 
 typedef struct push_cert_work_t {
     const char *topic;
-    const trust_push_cert_t *parsed; /* to store */
-    store_push_cert_t stored;        /* loaded */
+    const trust_pushcert_t *parsed; /* to store */
+    store_push_cert_t stored;       /* loaded */
 } push_cert_work_t;
 
 static apr_status_t store_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -30,17 +30,16 @@ static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 }
 
 apr_status_t service_push_cert_store(const service_t *service, const char *pem, apr_size_t len,
-                                     trust_push_cert_t **out, const char **why, apr_pool_t *pool)
+                                     trust_pushcert_t *out, const char **why, apr_pool_t *pool)
 {
-    trust_push_cert_t *parsed;
-    push_cert_work_t work = {0};
-    apr_status_t status = trust_push_cert_parse(&parsed, pem, len, why, pool);
+    trust_pushcert_t parsed;
+    push_cert_work_t work = {.parsed = &parsed};
+    apr_status_t status = trust_pushcert_read(&parsed, pem, len, why, pool);
 
     if (status != APR_SUCCESS) {
         return status;
     }
     *why = "the database is not available";
-    work.parsed = parsed;
     status = store_write(service->store, store_work, &work, pool);
     if (status == APR_SUCCESS) {
         *out = parsed;
@@ -49,7 +48,7 @@ apr_status_t service_push_cert_store(const service_t *service, const char *pem, 
 }
 
 apr_status_t service_push_cert_load(const service_t *service, const char *topic,
-                                    trust_push_cert_t **out, const char **why, apr_pool_t *pool)
+                                    trust_pushcert_t *out, const char **why, apr_pool_t *pool)
 {
     push_cert_work_t work = {.topic = topic};
     const char *pem;
@@ -61,5 +60,5 @@ apr_status_t service_push_cert_load(const service_t *service, const char *topic,
         return status;
     }
     pem = apr_pstrcat(pool, work.stored.cert_pem, "\n", work.stored.key_pem, NULL);
-    return trust_push_cert_parse(out, pem, strlen(pem), why, pool);
+    return trust_pushcert_read(out, pem, strlen(pem), why, pool);
 }

@@ -213,6 +213,19 @@ $r = push_to($device, $other);
 is_status($r, 207, 'a topic without certificate among others');
 like(status_of($r, $other)->{push_error}, qr/certificate/, '… is an error of its ids');
 
+# the certificate in the database, seen by the tool
+my $where = var('nanomdm_driver') eq 'sqlite3' ? "sqlite3 $httpd->{database}" : var('nanomdm_database');
+my @service = ('--url', "https://127.0.0.1:$apns->{port}", '--ca-file', pki->cert('other_ca'));
+my ($exit, $said) = tool('nanomdm-push-check', '--database', $where, '--topic', $topic, @service);
+is($exit, 0, 'nanomdm-push-check: the topic\'s certificate is accepted') or diag($said);
+like($said, qr/^topic: +\Q$topic\E$/m, '… and named');
+($exit, $said) = tool('nanomdm-push-check', '--conf', "$httpd->{dir}/httpd.conf", @service);
+like($said, qr/^topic: +\Q$topic\E$/m, '… among those of a configuration');
+($exit, $said) = tool('nanomdm-push-check', '--database', $where, '--topic', 'com.apple.mgmt.none', @service);
+is($exit, 2, '… a topic without one is an error');
+($exit, $said) = tool('nanomdm-push-check', '--database', $where, '--cert', pki->cert('rsa'), @service);
+is($exit, 2, '… and so are two sources');
+
 my $secrets = join '|', map { ($_->{magic}, unpack 'H*', $_->{token}) } $device, $early, $silent, $channel;
 log_unlike($mark, qr/$secrets/i, 'neither tokens nor push magic are logged');
 

@@ -6,12 +6,11 @@
  * listens, on a line of its own, and runs until SIGTERM; SIGUSR1 sends GOAWAY on all connections
  * and lets what they have end.
  *
- * Requests are checked as Apple does; a topic that is not the UID of the certificate's subject, if
- * that has one, is TopicDisallowed. The token says what the answer is. Most are taken: 200. Those
- * that begin with ffff and these digits are not; "once" means that the same token is taken the next
- * time:
- *   0400  400 BadDeviceToken             1400  400 DeviceTokenNotForTopic
- *   0403  403 BadCertificate             1403  403 BadCertificateEnvironment
+ * Requests are checked as Apple does, and a token of zeros is BadDeviceToken; a topic that is not
+ * the UID of the certificate's subject, if that has one, is TopicDisallowed. The token says what
+ * the answer is. Most are taken: 200. Those that begin with ffff and these digits are not; "once"
+ * means that the same token is taken the next time: 0400  400 BadDeviceToken             1400  400
+ * DeviceTokenNotForTopic 0403  403 BadCertificate             1403  403 BadCertificateEnvironment
  *   0404  404 BadPath                    0413  413 PayloadTooLarge
  *   0410  410 Unregistered, with the timestamp 1454402113000; 1410 with the present time
  *   2410  410 ExpiredToken, likewise
@@ -278,7 +277,8 @@ static const char *fault_of(const stream_t *s, int *code)
         *code = 404;
         return "BadPath";
     }
-    if (*token == '\0' || strspn(token, "0123456789abcdefABCDEF") != strlen(token)) {
+    if (strspn(token, "0") == strlen(token) ||
+        strspn(token, "0123456789abcdefABCDEF") != strlen(token)) {
         return "BadDeviceToken";
     }
     if (*s->topic == '\0') {

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -169,6 +170,7 @@ static inline void peer_start(peer_apnsd_t *peer, const char *const *options)
     peer->pid = fork();
     peer_need(peer->pid >= 0, "fork");
     if (peer->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* whatever becomes of the test */
         dup2(fds[1], 1);
         close(fds[0]);
         close(fds[1]);

@@ -90,7 +90,7 @@ static const char *make_pem(const char *uid, long seconds)
     return pem;
 }
 
-static apr_status_t put(const char *pem, trust_push_cert_t **cert)
+static apr_status_t put(const char *pem, trust_pushcert_t *cert)
 {
     const char *why = NULL;
     apr_status_t status = service_push_cert_store(&service, pem, strlen(pem), cert, &why, pool);
@@ -149,7 +149,7 @@ static void test_unknown(void **state)
 
 static void test_certificates(void **state)
 {
-    trust_push_cert_t *cert;
+    trust_pushcert_t cert;
     const char *why;
 
     (void)state;
@@ -159,8 +159,8 @@ static void test_certificates(void **state)
     assert_int_equal(put(make_pem("com.example", 3600), &cert), MDM_EINPUT);
     assert_db(&db, "SELECT count(*) FROM push_certs", "0");
     assert_int_equal(put(make_pem(TOPIC, 3600), &cert), APR_SUCCESS);
-    assert_string_equal(cert->topic, TOPIC);
-    assert_true(cert->not_after > apr_time_now());
+    assert_string_equal(cert.topic, TOPIC);
+    assert_true(cert.not_after > apr_time_now());
     assert_false(apns_has_certificate(service.apns, TOPIC, 0));
     assert_int_equal(push("D-00001,D-00002,D-00003", &why), APR_SUCCESS);
     assert_true(apns_has_certificate(service.apns, TOPIC, 0));
@@ -170,7 +170,7 @@ static void test_certificates(void **state)
 
     /* a new one is noticed by its version; one that has expired is taken */
     assert_int_equal(put(make_pem(TOPIC, -3600), &cert), APR_SUCCESS);
-    assert_true(cert->not_after < apr_time_now());
+    assert_true(cert.not_after < apr_time_now());
     assert_db(&db, "SELECT stale_token FROM push_certs", "1");
     assert_int_equal(push("D-00001", &why), APR_SUCCESS);
     assert_true(apns_has_certificate(service.apns, TOPIC, 1));
@@ -185,7 +185,7 @@ static void test_certificates(void **state)
 
 static void test_dead(void **state)
 {
-    trust_push_cert_t *cert;
+    trust_pushcert_t cert;
 
     (void)state;
     db_exec(&db, "UPDATE enrollments SET topic = '" TOPIC "'; INSERT INTO mdm_dead_tokens"
@@ -214,7 +214,7 @@ static void test_enqueued(void **state)
 static void test_outage(void **state)
 {
     const char *why = NULL;
-    trust_push_cert_t *cert;
+    trust_pushcert_t cert;
 
     (void)state;
     db_exec(&db, "PRAGMA legacy_alter_table = ON; ALTER TABLE push_certs RENAME TO x");

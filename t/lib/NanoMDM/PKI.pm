@@ -61,6 +61,7 @@ rand_serial = yes
 [policy]
 organizationName = optional
 commonName = optional
+userId = optional
 [authority]
 basicConstraints = critical,CA:TRUE
 keyUsage = critical,keyCertSign,cRLSign
