@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Webhooks: the event of each message, its HMAC, several receivers, memory delivery; and the example
-# of a receiver in docs/.
+# of a receiver.
 use strict;
 use warnings FATAL => 'all';
 
@@ -12,7 +12,7 @@ use NanoMDM::Test;
 my $all    = NanoMDM::Receiver->new;
 my $some   = NanoMDM::Receiver->new;
 my $memory = NanoMDM::Receiver->new(tls => 'server');
-# the example in docs/, where the run has it
+# the example, of which docs/webhook.md tells
 my $example_port = NanoMDM::Httpd::free_port();
 my ($all_url, $some_url, $memory_url) = ($all->url('/all?a=b'), $some->url, $memory->url);
 
@@ -142,25 +142,21 @@ event_ok($r, 'mdm.Connect', report_plist($device, %report),
 
 # the example of a receiver, which was not there until now
 {
-    my ($script) = grep { -e } map { "$_/docs/webhook-receiver.pl" } '.', '..', split /:/, $ENV{NANOMDM_SOURCE} // '';
-    SKIP: {
-        skip 'no docs/ beside this run', 3 unless $script;
-        my $output = var('scratch') . "/example-$$.out";
-        my $pid = fork() // die $!;
-        if (!$pid) {
-            open STDOUT, '>', $output or die;
-            exec $^X, $script, $example_port, var('scratch') . '/api.key' or die;
-        }
-        my @lines;
-        ok((eventually { @lines = split /^/, -e $output ? slurp($output) : ''; @lines >= 8 } 45), 'the example gets events')
-            or diag(@lines);
-        like($lines[0], qr/^mdm\.TokenUpdate \S+ \Q$device->{id}\E \d+ bytes$/, '… and prints them');
-        my $forged = request(POST => '/', host => $example_port, body => '{"topic":"mdm.Connect","event_id":"x"}',
-            headers => ['X-Hmac-Signature' => NanoMDM::Receiver::hmac('wrong', '{}')]);
-        is($forged->{status}, 403, '… a forged one not');
-        kill 'KILL', $pid;
-        waitpid $pid, 0;
+    my $output = var('scratch') . "/example-$$.out";
+    my $pid = fork() // die $!;
+    if (!$pid) {
+        open STDOUT, '>', $output or die;
+        exec $^X, 't/hooks/webhook-receiver.pl', $example_port, var('scratch') . '/api.key' or die;
     }
+    my @lines;
+    ok((eventually { @lines = split /^/, -e $output ? slurp($output) : ''; @lines >= 8 } 45), 'the example gets events')
+        or diag(@lines);
+    like($lines[0], qr/^mdm\.TokenUpdate \S+ \Q$device->{id}\E \d+ bytes$/, '… and prints them');
+    my $forged = request(POST => '/', host => $example_port, body => '{"topic":"mdm.Connect","event_id":"x"}',
+        headers => ['X-Hmac-Signature' => NanoMDM::Receiver::hmac('wrong', '{}')]);
+    is($forged->{status}, 403, '… a forged one not');
+    kill 'KILL', $pid;
+    waitpid $pid, 0;
 }
 
 # nothing for what was refused, or came by the migration endpoint
