@@ -92,7 +92,7 @@ int api_escrow(request_rec *r)
 {
     const nanomdm_server_t *conf = nanomdm_server(r->server);
     const char *values[FIELDS] = {NULL};
-    trust_push_cert_t *cert;
+    trust_pushcert_t cert;
     hooks_answer_t answer;
     const char *body;
     const char *why;
@@ -119,8 +119,8 @@ int api_escrow(request_rec *r)
     if (status == APR_SUCCESS) {
         status = hooks_escrow_unlock(conf->service.http, conf->escrow,
                                      parameters(values, IN_QUERY, r->pool),
-                                     parameters(values, IN_FORM, r->pool), cert->cert_pem,
-                                     cert->key_pem, &answer, &why, r->pool);
+                                     parameters(values, IN_FORM, r->pool), cert.cert_pem,
+                                     cert.key_pem, &answer, &why, r->pool);
     } else if (status == MDM_EINPUT) { /* stored by somebody else: no mistake of the caller's */
         status = APR_EGENERAL;
     }

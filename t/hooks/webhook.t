@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Webhooks: the event of each message, its HMAC, several receivers, memory delivery; and the example
-# of a receiver in docs/.
+# of a receiver.
 use strict;
 use warnings FATAL => 'all';
 
@@ -12,11 +12,14 @@ use NanoMDM::Test;
 my $all    = NanoMDM::Receiver->new;
 my $some   = NanoMDM::Receiver->new;
 my $memory = NanoMDM::Receiver->new(tls => 'server');
+# the example, of which docs/webhook.md tells
+my $example_port = NanoMDM::Httpd::free_port();
 my ($all_url, $some_url, $memory_url) = ($all->url('/all?a=b'), $some->url, $memory->url);
 
 my $config = <<"END_CONFIG";
 NanoMDMGetToken com.apple.maid file:\@scratch\@/maid.token
 NanoMDMWebhook "$all_url" key=first-key
+NanoMDMWebhook http://127.0.0.1:$example_port/ key=file:\@scratch\@/api.key topics=mdm.TokenUpdate,mdm.Connect
 NanoMDMWebhook $some_url topics=mdm.TokenUpdate,mdm.CheckOut retry=1h
 NanoMDMWebhook $memory_url delivery=memory ca=\@pki\@/other_ca.pem key=file:\@scratch\@/api.key
 <Location "/mdm">
@@ -137,6 +140,25 @@ is_status($r, 200, '6 MB');
 event_ok($r, 'mdm.Connect', report_plist($device, %report),
     { %of_device, status => 'Acknowledged', command_uuid => 'LARGE' }, '6 MB');
 
+# the example of a receiver, which was not there until now
+{
+    my $output = var('scratch') . "/example-$$.out";
+    my $pid = fork() // die $!;
+    if (!$pid) {
+        open STDOUT, '>', $output or die;
+        exec $^X, 't/hooks/webhook-receiver.pl', $example_port, var('scratch') . '/api.key' or die;
+    }
+    my @lines;
+    ok((eventually { @lines = split /^/, -e $output ? slurp($output) : ''; @lines >= 8 } 45), 'the example gets events')
+        or diag(@lines);
+    is(scalar(grep { /^mdm\.TokenUpdate \S+ \Q$device->{id}\E \d+ bytes$/ } @lines), 2, '… and prints them');
+    my $forged = request(POST => '/', host => $example_port, body => '{"topic":"mdm.Connect","event_id":"x"}',
+        headers => ['X-Hmac-Signature' => NanoMDM::Receiver::hmac('wrong', '{}')]);
+    is($forged->{status}, 403, '… a forged one not');
+    kill 'KILL', $pid;
+    waitpid $pid, 0;
+}
+
 # nothing for what was refused, or came by the migration endpoint
 my ($n, $m) = ($all->count, $memory->count);
 is_status(report(device()), 400, 'refused');
@@ -155,8 +177,10 @@ is(join(' ', map { $_->{topic} } $some->events), join(' ', ('mdm.TokenUpdate') x
     'the other webhook: its topics') if eventually { $some->count == 4 } 10;
 is($some->count, 4, '… all of them');
 is(($some->requests)[0]{headers}{'x-hmac-signature'}, undef, '… no key, no HMAC');
-ok((eventually { db_value('SELECT count(*) FROM mdm_webhook_outbox') == 0 } 10), 'the table is empty');
-ok((eventually { db_value('SELECT count(*) FROM mdm_webhook_leases') == 0 } 10), '… the leases too');
+ok((eventually { db_value('SELECT count(*) FROM mdm_webhook_outbox WHERE webhook NOT LIKE ?', "%:$example_port/") == 0 } 10),
+    'the table is empty');
+ok((eventually { db_value('SELECT count(*) FROM mdm_webhook_leases WHERE webhook NOT LIKE ?', "%:$example_port/") == 0 } 10),
+    '… the leases too');
 log_unlike(0, qr/secret|test-api-key|first-key/, 'no key in the log');
 $httpd->stop;
 done_testing;
