@@ -393,7 +393,8 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
- * still run. Where these are not waited for, pushes end soon, so that callers hear of them. */
+ * still run. Where these are not waited for, loops end at once, so that who waits for a push hears
+ * of it. */
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
@@ -401,7 +402,7 @@ void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
     for (int i = 0; this_child != NULL && i < this_child->workers->nelts; i++) {
         nanomdm_worker_wake(APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *));
     }
-    for (int i = 0; this_child != NULL && !graceful && i < this_child->pushers->nelts; i++) {
-        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->pushers, i, pusher_t *)->worker);
+    for (int i = 0; this_child != NULL && !graceful && i < this_child->loops->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->loops, i, nanomdm_worker_t *));
     }
 }
