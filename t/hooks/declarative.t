@@ -89,7 +89,7 @@ is(scalar keys %{ { map { ($_ => 1) } @ids } }, 1, 'one connection for all') or 
 
 # answers
 for my $case (
-    [200, 200, @signed], [204, 200], [404, 404], [400, 400], [410, 410], [429, 429],
+    [200, 200, @signed], [204, 200], [404, 404], [400, 400], [410, 410], [429, 429], [418, 418],
     [401, 502], [403, 502], [500, 502], [503, 502], [301, 502], [307, 502], [201, 502],
 ) {
     my ($given, $expected, @rule) = @$case;
@@ -119,6 +119,7 @@ for my $case (
 # endpoints that lead elsewhere
 $server->answer(status => 200, @signed);
 my $n = $server->count;
+eventually { db_value('SELECT count(*) FROM mdm_webhook_outbox') == 0 } 20;
 my $m = $events->count;
 for my $endpoint ('..', '../x', 'a/../../x', '/x', '//127.0.0.1/x', $events->url, '%2e%2e/x', '..%2Fx',
     '..\\x', 'status?x=y', 'status#x', 'a%00b', '%', "a\nb", 'file:///etc/passwd', '%252e%252e%252fx')

@@ -63,7 +63,7 @@ is_deeply(unform($q->{body}), { map { ($_ => $fields{$_}) } qw(orgName guid escr
 is($q->{headers}{'content-type'}, 'application/x-www-form-urlencoded', '… its type');
 like($q->{peer}, qr/\Q$topic\E/, '… with the push certificate');
 $apple->answer(status => 200);
-is_status(unlock(form(%fields)), 200, '200');
+is_status(unlock(form(%fields)), 200, 'without options');
 is_deeply(unform((split /\?/, ($apple->requests)[-1]{path})[1]), { serial => 'C02 &x', productType => 'Mac14,2' },
     '… without what is not given');
 
