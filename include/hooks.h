@@ -95,7 +95,7 @@ typedef struct hooks_answer_t {
     const char *type;
     const char *body;
     apr_size_t len;
-    apr_table_t *headers; /* of the answer; hop-by-hop ones left out */
+    apr_table_t *headers;
 } hooks_answer_t;
 
 /** Ask the declaration server what a DeclarativeManagement message asks.

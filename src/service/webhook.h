@@ -65,6 +65,6 @@ typedef struct webhook_entry_t {
 /** Take at most so many from the front, to be freed or put back. */
 webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max);
 void webhook_queue_put_back(webhook_queue_t *queue, webhook_entry_t *first);
-void webhook_queue_free(webhook_queue_t *queue, webhook_entry_t *first);
+void webhook_queue_free(webhook_entry_t *first);
 
 #endif

@@ -388,7 +388,7 @@ apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
 
         status = store_write(webhook->store, flush_work, &flush, pool);
         if (status == APR_SUCCESS) {
-            webhook_queue_free(webhook->queue, first);
+            webhook_queue_free(first);
         } else {
             webhook_queue_put_back(webhook->queue, first);
         }

@@ -30,7 +30,7 @@ static apr_status_t queue_cleanup(void *data)
 {
     webhook_queue_t *queue = data;
 
-    webhook_queue_free(queue, webhook_queue_take(queue, COUNT_MAX));
+    webhook_queue_free(webhook_queue_take(queue, COUNT_MAX));
     return APR_SUCCESS;
 }
 
@@ -57,11 +57,12 @@ static webhook_entry_t *make_entry(const char *id, const char *topic, const char
     apr_size_t event_len = strlen(event) + 1;
     apr_size_t size = sizeof(webhook_entry_t) + id_len + topic_len + event_len;
     webhook_entry_t *entry = calloc(1, size);
-    char *text = (char *)(entry + 1);
+    char *text;
 
     if (entry == NULL) {
         return NULL;
     }
+    text = (char *)(entry + 1);
     entry->size = size;
     entry->id = memcpy(text, id, id_len);
     entry->topic = memcpy(text + id_len, topic, topic_len);
@@ -150,9 +151,8 @@ void webhook_queue_put_back(webhook_queue_t *queue, webhook_entry_t *first)
     apr_thread_mutex_unlock(queue->mutex);
 }
 
-void webhook_queue_free(webhook_queue_t *queue, webhook_entry_t *first)
+void webhook_queue_free(webhook_entry_t *first)
 {
-    (void)queue;
     while (first != NULL) {
         webhook_entry_t *next = first->next;
 
