@@ -251,7 +251,9 @@ static apr_status_t ask_declarative(checkin_t *checkin, apr_pool_t *pool)
 /* Messages that store nothing need no transaction, unless an association may have to be stored. */
 static int only_reads(const service_t *service, const mdm_message_t *message)
 {
-    if (webhook_stores(service, message)) {
+    int later = message->type == MDM_DECLARATIVE_MANAGEMENT && service->declarative != NULL;
+
+    if (!later && webhook_stores(service, message)) { /* later: see ask_declarative() */
         return 0;
     }
     switch (message->type) {
