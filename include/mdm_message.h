@@ -84,6 +84,9 @@ typedef struct mdm_message_t {
     mdm_enrollment_t enrollment;
     const char *raw;
     apr_size_t raw_len;
+    /* Of the request it came with, given by who received it; for events. */
+    const char *event_id;
+    const char *query; /* of its URL, as sent; NULL if there was none */
 
     const char *serial_number;         /* Authenticate */
     const char *topic;                 /* TokenUpdate (required there), Authenticate */

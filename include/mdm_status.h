@@ -25,5 +25,7 @@
 #define MDM_ENOTCONFIGURED (MDM_STATUS_BASE + 6)
 /** The schema of the database does not fit. */
 #define MDM_ESCHEMA (MDM_STATUS_BASE + 7)
+/** Another server that had to be asked gave no answer, or none that counts. */
+#define MDM_EGATEWAY (MDM_STATUS_BASE + 8)
 
 #endif

@@ -16,6 +16,7 @@
 #include <apr_hash.h>
 
 #include "apns.h"
+#include "hooks.h"
 #include "mdm_message.h"
 #include "store.h"
 #include "trust.h"
@@ -28,7 +29,10 @@ typedef struct service_t {
     /** Called, if not NULL, with each enrollment that was just heard of. Must not block. */
     void (*seen)(void *baton, const char *id);
     void *seen_baton;
-    apns_t *apns; /* NULL: nothing is pushed */
+    apr_array_header_t *webhooks;      /* service_webhook_t *; NULL: none */
+    hooks_http_t *http;                /* for declarative; and escrow keys */
+    const hooks_target_t *declarative; /* the declaration server; NULL: none */
+    apns_t *apns;                      /* NULL: nothing is pushed */
     apr_interval_time_t push_timeout;
 } service_t;
 
@@ -40,7 +44,9 @@ typedef struct service_token_t {
 typedef struct service_reply_t {
     const char *body; /* what the device gets; may be NULL */
     apr_size_t len;
-    const char *why; /* for the log: the reason of a failure, or something worth telling */
+    const char *type; /* of the body; NULL: a property list */
+    int code;         /* the declaration server's HTTP status, to be passed on; 0: none */
+    const char *why;  /* for the log: the reason of a failure, or something worth telling */
 } service_reply_t;
 
 /** Handle a check-in message.
@@ -48,8 +54,8 @@ typedef struct service_reply_t {
  * @param cert   the caller's certificate; NULL for the migration endpoint, which checks and
  *               stores no association
  * @param reply  filled in any case; its members are in the pool
- * @return also MDM_EDECLINED (UserAuthenticate declines this user) and MDM_ENOTCONFIGURED
- *         (DeclarativeManagement)
+ * @return also MDM_EDECLINED (UserAuthenticate declines this user), MDM_ENOTCONFIGURED and
+ *         MDM_EGATEWAY (DeclarativeManagement)
  */
 apr_status_t service_checkin(const service_t *service, const mdm_message_t *message,
                              const trust_certificate_t *cert, service_reply_t *reply,

@@ -216,6 +216,62 @@ apr_status_t store_queue_load_next(store_tx_t *tx, const mdm_enrollment_t *enrol
 apr_status_t store_command_load(store_tx_t *tx, const char *command_uuid, const char **raw,
                                 apr_size_t *raw_len, apr_pool_t *pool);
 
+/** An enrollment's token_update_tally. @return APR_ENOENT */
+apr_status_t store_enrollment_load_tally(store_tx_t *tx, const char *id, int *tally,
+                                         apr_pool_t *pool);
+
+/* Webhook events that wait for their delivery. A webhook is known by its URL, an event by a number
+ * (seq, as text): of two events of which one was committed before the other came, that one's is
+ * smaller. */
+
+/** Whether the database has the tables for it; without, the others must not be called. */
+int store_outbox_exists(store_tx_t *tx);
+/** Likewise, for who has no transaction; 1 if the database cannot be asked. */
+int store_has_webhooks(store_t *store, apr_pool_t *pool);
+apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
+                              const char *topic, const char *event);
+/** An event that is due; as store_push_t. */
+typedef struct store_due_t {
+    const char *seq;
+    const char *id; /* of the enrollment */
+} store_due_t;
+
+/** Append some events that are due (store_due_t), the longest waiting first. */
+apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_header_t *rows,
+                              apr_pool_t *pool);
+/** Have an enrollment's events for a while, unless another owner has them or they must wait.
+ * @param owner  not beginning with "-"
+ * @param left   0 if they are the owner's now, else how long to leave them alone */
+apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char *id,
+                                const char *owner, apr_interval_time_t length,
+                                apr_interval_time_t *left, apr_pool_t *pool);
+/** Have them for longer. @return APR_ENOENT if they are the owner's no more */
+apr_status_t store_outbox_renew(store_tx_t *tx, const char *webhook, const char *id,
+                                const char *owner, apr_interval_time_t length, apr_pool_t *pool);
+/** Let others have them; also forgets failures. */
+apr_status_t store_outbox_release(store_tx_t *tx, const char *webhook, const char *id,
+                                  const char *owner);
+/** How often the first event failed, and how long ago it did so first. */
+apr_status_t store_outbox_load_failures(store_tx_t *tx, const char *webhook, const char *id,
+                                        int *failures, apr_interval_time_t *since,
+                                        apr_pool_t *pool);
+/** Let nobody have them until the delay is over. */
+apr_status_t store_outbox_wait(store_tx_t *tx, const char *webhook, const char *id,
+                               const char *owner, int failures, apr_interval_time_t since,
+                               apr_interval_time_t delay, apr_pool_t *pool);
+/** Append the first events (const char *) of an enrollment, in their order, due or not. */
+apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *id,
+                              apr_array_header_t *seqs, apr_pool_t *pool);
+/** @return APR_ENOENT if it is gone */
+apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **event,
+                               apr_pool_t *pool);
+apr_status_t store_outbox_delete(store_tx_t *tx, const char *seq);
+apr_status_t store_outbox_postpone(store_tx_t *tx, const char *seq, apr_interval_time_t delay,
+                                   apr_pool_t *pool);
+/** Keep it, but deliver it no more. */
+apr_status_t store_outbox_bury(store_tx_t *tx, const char *seq, const char *error,
+                               apr_pool_t *pool);
+
 /* History: commands that are finished, or were taken back, and their results. */
 
 /** What to sweep. */

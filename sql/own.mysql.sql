@@ -14,3 +14,30 @@ CREATE TABLE IF NOT EXISTS {p}mdm_dead_tokens (
     created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (id)
 ) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- Webhook events that wait for their delivery. webhook is the URL, due_ms when to try next, in
+-- milliseconds since 1970; NULL: given up, with the reason in error. event is JSON in one line, without the
+-- payload, which follows as it is.
+CREATE TABLE IF NOT EXISTS {p}mdm_webhook_outbox (
+    seq        BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    webhook    VARCHAR(255) NOT NULL,
+    id         VARCHAR(255) NOT NULL,
+    topic      VARCHAR(63) NOT NULL,
+    event      LONGTEXT NOT NULL,
+    due_ms     BIGINT NULL,
+    error      VARCHAR(255) NULL,
+    created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    INDEX {p}mdm_webhook_outbox_due (webhook, due_ms, seq),
+    INDEX {p}mdm_webhook_outbox_id (webhook, id, seq)
+) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- Which node delivers an enrollment's events (owner), and until when; "-": they wait after a failure.
+CREATE TABLE IF NOT EXISTS {p}mdm_webhook_leases (
+    webhook  VARCHAR(255) NOT NULL,
+    id       VARCHAR(255) NOT NULL,
+    owner    VARCHAR(63) NOT NULL,
+    until_ms BIGINT NOT NULL,
+    failures INTEGER NOT NULL,
+    since_ms BIGINT NOT NULL,
+    PRIMARY KEY (webhook, id)
+) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

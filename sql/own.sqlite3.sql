@@ -14,3 +14,32 @@ CREATE TABLE IF NOT EXISTS {p}mdm_dead_tokens (
     created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (id)
 );
+
+-- Webhook events that wait for their delivery. webhook is the URL, due_ms when to try next, in
+-- milliseconds since 1970; NULL: given up, with the reason in error. event is JSON in one line, without the
+-- payload, which follows as it is.
+CREATE TABLE IF NOT EXISTS {p}mdm_webhook_outbox (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    webhook    VARCHAR(255) NOT NULL,
+    id         VARCHAR(255) NOT NULL,
+    topic      VARCHAR(63) NOT NULL,
+    event      TEXT NOT NULL,
+    due_ms     BIGINT NULL,
+    error      VARCHAR(255) NULL,
+    created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+
+CREATE INDEX IF NOT EXISTS {p}mdm_webhook_outbox_due ON {p}mdm_webhook_outbox (webhook, due_ms, seq);
+
+CREATE INDEX IF NOT EXISTS {p}mdm_webhook_outbox_id ON {p}mdm_webhook_outbox (webhook, id, seq);
+
+-- Which node delivers an enrollment's events (owner), and until when; "-": they wait after a failure.
+CREATE TABLE IF NOT EXISTS {p}mdm_webhook_leases (
+    webhook  VARCHAR(255) NOT NULL,
+    id       VARCHAR(255) NOT NULL,
+    owner    VARCHAR(63) NOT NULL,
+    until_ms BIGINT NOT NULL,
+    failures INTEGER NOT NULL,
+    since_ms BIGINT NOT NULL,
+    PRIMARY KEY (webhook, id)
+);

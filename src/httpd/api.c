@@ -316,6 +316,9 @@ int nanomdm_api_handler(request_rec *r)
     if (strcmp(path, "pushcert") == 0) {
         return api_pushcert(r);
     }
+    if (strcmp(path, "escrowkeyunlock") == 0) {
+        return api_escrow(r);
+    }
     if ((rest = below(path, "push")) != NULL) {
         return api_push(r, rest);
     }

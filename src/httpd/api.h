@@ -13,6 +13,7 @@
 int api_enqueue(request_rec *r, const char *path);
 int api_push(request_rec *r, const char *path);
 int api_pushcert(request_rec *r);
+int api_escrow(request_rec *r);
 
 /** Answer with {member: why}, and log it. */
 int api_error(request_rec *r, int http_status, const char *member, const char *why);

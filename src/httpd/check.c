@@ -24,6 +24,7 @@ int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
     (void)plog;
     (void)ptemp;
     nanomdm_uses(pconf, 1);
+    nanomdm_dump_reset(pconf);
     return OK;
 }
 
@@ -283,9 +284,51 @@ static int load_authority(server_rec *s, apr_pool_t *pconf)
     return 0;
 }
 
+static int same_bytes(const char *a, apr_size_t a_len, const char *b, apr_size_t b_len)
+{
+    return a_len == b_len && (a_len == 0 || memcmp(a, b, a_len) == 0);
+}
+
+static int same_webhook(const service_webhook_config_t *a, const service_webhook_config_t *b)
+{
+    const char *a_ca = a->target.ca_file != NULL ? a->target.ca_file : "";
+    const char *b_ca = b->target.ca_file != NULL ? b->target.ca_file : "";
+
+    return strcmp(a->target.url, b->target.url) == 0 && strcmp(a_ca, b_ca) == 0 &&
+           same_bytes(a->target.send_key, a->target.send_key_len, b->target.send_key,
+                      b->target.send_key_len) &&
+           a->topics == b->topics && a->memory == b->memory && a->retry == b->retry;
+}
+
+/* One thread delivers what goes to one URL, whichever virtual host it comes from. */
+static int check_webhooks(server_rec *s, apr_hash_t *seen, apr_pool_t *pool)
+{
+    const nanomdm_server_t *conf = nanomdm_server(s);
+    const char *database = nanomdm_database_key(conf, pool);
+    int failed = 0;
+
+    for (int i = 0; conf->webhooks != NULL && i < conf->webhooks->nelts; i++) {
+        const service_webhook_config_t *webhook =
+            &APR_ARRAY_IDX(conf->webhooks, i, service_webhook_config_t);
+        const char *key = apr_pstrcat(pool, database, "\n", webhook->name, NULL);
+        const service_webhook_config_t *other = apr_hash_get(seen, key, APR_HASH_KEY_STRING);
+
+        if (other != NULL && !same_webhook(webhook, other)) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                         "NanoMDMWebhook %s: another virtual host with the same database has it "
+                         "with other options: use the same ones, or another URL",
+                         webhook->name);
+            failed = 1;
+        }
+        apr_hash_set(seen, key, APR_HASH_KEY_STRING, webhook);
+    }
+    return failed;
+}
+
 int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
     apr_array_header_t *uses = nanomdm_uses(pconf, 0);
+    apr_hash_t *webhooks = apr_hash_make(ptemp);
     int failed = 0;
 
     (void)plog;
@@ -303,6 +346,7 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
         const char *why = NULL;
 
         failed |= load_authority(v, pconf);
+        failed |= check_webhooks(v, webhooks, ptemp);
         failed |= check_push(v, ptemp);
         if (conf->used && store_driver_check(conf->db_driver, &why, pconf) != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, v, "NanoMDMDatabase: %s", why);
@@ -386,6 +430,11 @@ static int schema_work(const nanomdm_server_t *conf, server_rec *s, apr_pool_t *
         return SCHEMA_UNREACHABLE;
     }
     tell_upgrade(conf, store, s, pool);
+    if (conf->webhooks != NULL && !store_has_webhooks(store, pool)) {
+        tell(s, APLOG_WARNING,
+             "NanoMDMWebhook: the database lacks the table mdm_webhook_outbox, so that events are "
+             "lost: run \"nanomdm-schema upgrade\"");
+    }
     return SCHEMA_FITS;
 }
 
@@ -461,8 +510,10 @@ int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
     int generation = 0;
     apr_hash_t *done = apr_hash_make(ptemp);
 
-    (void)pconf;
     (void)plog;
+    if (nanomdm_dump_open(pconf, s)) {
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
     if (!first && ap_mpm_query(AP_MPMQ_GENERATION, &generation) == APR_SUCCESS && generation == 0) {
         return OK;
     }

@@ -20,12 +20,23 @@
 #define STOP_WAIT apr_time_from_sec(5)
 #define STOP_WAIT_PREFORK apr_time_from_msec(500)
 
+/* How often to look for history to sweep, unless it is kept for a very short time. */
+#define HISTORY_INTERVAL apr_time_from_sec(60)
+
+/* How long events that are only in memory may still be delivered at the end; with prefork that is
+ * inside the signal handler. */
+#define WEBHOOK_GRACE apr_time_from_sec(2)
+#define WEBHOOK_GRACE_PREFORK apr_time_from_msec(200)
+
+/* A webhook with its thread. */
+typedef struct delivery_t {
+    service_webhook_t *webhook;
+    apr_interval_time_t grace;
+} delivery_t;
+
 /* What is in flight when the end comes may still be answered for this long; with prefork there is
  * nobody left to tell. */
 #define PUSH_GRACE apr_time_from_sec(4)
-
-/* How often to look for history to sweep, unless it is kept for a very short time. */
-#define HISTORY_INTERVAL apr_time_from_sec(60)
 
 /* A pusher in one child: shared by the virtual hosts that push the same way. */
 typedef struct pusher_t {
@@ -36,6 +47,8 @@ typedef struct pusher_t {
 typedef struct child_t {
     apr_pool_t *pool;            /* of stores and threads; not the child's, see child_cleanup() */
     apr_array_header_t *workers; /* nanomdm_worker_t * */
+    apr_array_header_t *loops;   /* likewise: those that waking would stop */
+    hooks_http_t *http;
     int threaded;
 } child_t;
 
@@ -57,10 +70,21 @@ void nanomdm_log_to(server_rec *s)
 
 static int flush_turn(void *baton, int stopping, apr_pool_t *pool)
 {
+    nanomdm_database_t *database = baton;
+
     (void)stopping;
-    (void)pool;
-    service_lastseen_flush(baton); /* what fails is logged by the store and kept */
+    service_lastseen_flush(database->lastseen); /* what fails is logged by the store and kept */
+    for (apr_hash_index_t *i = apr_hash_first(pool, database->webhooks); i; i = apr_hash_next(i)) {
+        service_webhook_flush(apr_hash_this_val(i));
+    }
     return 0;
+}
+
+static void delivery_loop(void *baton, int stop_fd)
+{
+    const delivery_t *delivery = baton;
+
+    service_webhook_run(delivery->webhook, stop_fd, delivery->grace);
 }
 
 static int history_turn(void *baton, int stopping, apr_pool_t *pool)
@@ -80,11 +104,21 @@ static apr_status_t start_worker(child_t *child, apr_interval_time_t interval, n
     return status;
 }
 
+static apr_status_t start_loop(child_t *child, nanomdm_loop_t *loop, void *baton)
+{
+    nanomdm_worker_t *worker;
+    apr_status_t status = nanomdm_worker_start_loop(&worker, loop, baton, child->pool);
+
+    if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->loops, nanomdm_worker_t *) = worker;
+    }
+    return status;
+}
+
 static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
                                   nanomdm_database_t *database)
 {
-    apr_status_t status =
-        start_worker(child, conf->last_seen_interval, flush_turn, database->lastseen);
+    apr_status_t status = start_worker(child, conf->last_seen_interval, flush_turn, database);
 
     if (status == APR_SUCCESS && conf->history > 0) {
         apr_interval_time_t often = conf->history / 10;
@@ -94,6 +128,52 @@ static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
                          service_history_create(database->store, conf->history, child->pool));
     }
     return status;
+}
+
+/* Virtual hosts with the same database share a webhook that they have in common. */
+static apr_status_t start_webhook(child_t *child, const service_webhook_config_t *config,
+                                  nanomdm_database_t *database, service_webhook_t **out)
+{
+    delivery_t *delivery = apr_pcalloc(child->pool, sizeof(*delivery));
+    apr_status_t status;
+
+    delivery->grace = child->threaded ? WEBHOOK_GRACE : WEBHOOK_GRACE_PREFORK;
+    status = service_webhook_create(&delivery->webhook, config, database->store, child->pool);
+    if (status == APR_SUCCESS) {
+        status = start_loop(child, delivery_loop, delivery);
+    }
+    if (status == APR_SUCCESS) {
+        *out = delivery->webhook;
+    }
+    return status;
+}
+
+static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf,
+                           nanomdm_database_t *database)
+{
+    int count = conf->webhooks != NULL ? conf->webhooks->nelts : 0;
+
+    for (int i = 0; i < count; i++) {
+        const service_webhook_config_t *config =
+            &APR_ARRAY_IDX(conf->webhooks, i, service_webhook_config_t);
+        service_webhook_t *webhook =
+            apr_hash_get(database->webhooks, config->name, APR_HASH_KEY_STRING);
+        apr_status_t status = APR_SUCCESS;
+
+        if (webhook == NULL) {
+            status = start_webhook(child, config, database, &webhook);
+        }
+        if (status != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMWebhook %s cannot be started",
+                         config->name);
+            continue;
+        }
+        apr_hash_set(database->webhooks, config->name, APR_HASH_KEY_STRING, webhook);
+        if (conf->service.webhooks == NULL) {
+            conf->service.webhooks = apr_array_make(child->pool, 1, sizeof(webhook));
+        }
+        APR_ARRAY_PUSH(conf->service.webhooks, service_webhook_t *) = webhook;
+    }
 }
 
 static void push_loop(void *baton, int stop_fd)
@@ -121,6 +201,7 @@ static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
     if (config.max == NANOMDM_UNSET) {
         config.max = threads_of_child() + 1; /* and one for the background */
     }
+    database->webhooks = apr_hash_make(child->pool);
     status = store_open(&database->store, &config, why, child->pool);
     if (status == APR_SUCCESS) {
         *why = "a background thread cannot be started";
@@ -142,34 +223,55 @@ const char *nanomdm_database_key(const nanomdm_server_t *conf, apr_pool_t *pool)
     return apr_pstrcat(pool, conf->db_driver, "\n", conf->db_params, "\n", conf->prefix, NULL);
 }
 
+/* All are told before the first is waited for. */
+static int stop_all(const apr_array_header_t *workers, apr_time_t end)
+{
+    int all = 1;
+
+    for (int i = 0; i < workers->nelts; i++) {
+        nanomdm_worker_stop(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *), 0);
+    }
+    for (int i = 0; i < workers->nelts; i++) {
+        apr_interval_time_t left = end - apr_time_now();
+
+        all &= nanomdm_worker_stop(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *),
+                                   left > 0 ? left : 0) == APR_SUCCESS;
+    }
+    return all;
+}
+
+static void free_all(const apr_array_header_t *workers)
+{
+    for (int i = 0; i < workers->nelts; i++) {
+        nanomdm_worker_free(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *));
+    }
+}
+
 /* Runs before the child's pool is gone; with prefork, inside a signal handler that may have
  * interrupted anything: there, and when a thread is stuck, connections are left to the kernel. */
 static apr_status_t child_cleanup(void *data)
 {
     child_t *child = data;
     apr_time_t end = apr_time_now() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
-    int all = 1;
+    int all;
 
-    for (int i = 0; i < child->workers->nelts; i++) {
-        apr_interval_time_t left = end - apr_time_now();
-
-        all &= nanomdm_worker_stop(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *),
-                                   left > 0 ? left : 0) == APR_SUCCESS;
+    if (child->threaded) { /* else this is a signal handler, which may not */
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, log_server, "child stopping");
     }
+    all = stop_all(child->loops, end) & stop_all(child->workers, end);
     if (all && child->threaded) {
-        for (int i = 0; i < child->workers->nelts; i++) {
-            nanomdm_worker_free(APR_ARRAY_IDX(child->workers, i, nanomdm_worker_t *));
-        }
+        free_all(child->loops);
+        free_all(child->workers);
         apr_pool_destroy(child->pool);
     }
-    if (child->threaded) { /* else this is a signal handler */
+    if (child->threaded) {
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, log_server, "child stopped%s",
                      all ? "" : ", although a background thread still ran");
     }
     return APR_SUCCESS;
 }
 
-static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
+static void fill_service(const child_t *child, nanomdm_server_t *conf, nanomdm_database_t *database)
 {
     conf->service.store = database->store;
     conf->service.retroactive = conf->retroactive;
@@ -177,6 +279,8 @@ static void fill_service(nanomdm_server_t *conf, nanomdm_database_t *database)
     conf->service.get_token = conf->get_token;
     conf->service.seen = service_lastseen_note;
     conf->service.seen_baton = database->lastseen;
+    conf->service.http = child->http;
+    conf->service.declarative = conf->declarative;
     conf->service.push_timeout = conf->push_timeout;
 }
 
@@ -204,7 +308,8 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
             }
             apr_hash_set(by_key, key, APR_HASH_KEY_STRING, database);
         }
-        fill_service(conf, database);
+        fill_service(child, conf, database);
+        start_webhooks(child, s, conf, database);
     }
 }
 
@@ -216,20 +321,18 @@ static const char *pusher_key(const apns_config_t *config, apr_pool_t *pool)
                         config->expiration);
 }
 
-static apr_status_t open_pusher(child_t *child, pusher_t **out, const apns_config_t *config,
+static apr_status_t open_pusher(pusher_t **out, child_t *child, const apns_config_t *config,
                                 const char **why)
 {
     pusher_t *pusher = apr_pcalloc(child->pool, sizeof(*pusher));
-    nanomdm_worker_t *worker;
     apr_status_t status = apns_create(&pusher->apns, config, why, child->pool);
 
     pusher->grace = child->threaded ? PUSH_GRACE : 0;
     if (status == APR_SUCCESS) {
         *why = "a background thread cannot be started";
-        status = nanomdm_worker_start_loop(&worker, push_loop, pusher, child->pool);
+        status = start_loop(child, push_loop, pusher);
     }
     if (status == APR_SUCCESS) {
-        APR_ARRAY_PUSH(child->workers, nanomdm_worker_t *) = worker;
         *out = pusher;
     }
     return status;
@@ -250,7 +353,7 @@ static void open_pushers(child_t *child, server_rec *main_server, apr_pool_t *pc
             continue;
         }
         if (pusher == NULL) {
-            apr_status_t status = open_pusher(child, &pusher, &config, &why);
+            apr_status_t status = open_pusher(&pusher, child, &config, &why);
 
             if (status != APR_SUCCESS) {
                 ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMPushURL: %s", why);
@@ -275,6 +378,11 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     }
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
     child->workers = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
+    child->loops = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
+    nanomdm_dump_child_init(pchild, main_server);
+    if (hooks_http_create(&child->http, child->pool) != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, 0, main_server, "libcurl cannot be used");
+    }
     /* A signal that ends the child at this very moment waits until there is something to clean up:
      * its handler destroys the pools that are being filled. */
     sigfillset(&all);
@@ -285,20 +393,20 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     apr_pool_pre_cleanup_register(pchild, child, child_cleanup);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     ap_log_error(APLOG_MARK, APLOG_INFO, 0, main_server, "child ready, background threads: %d",
-                 child->workers->nelts);
+                 child->workers->nelts + child->loops->nelts);
 }
 
 /* Draining begins: what is in memory gets out early, and the threads go on for the requests that
- * still run. Where httpd is in a hurry pushes end soon: else their requests would hold up the child
- * until it is killed. */
+ * still run. Where these are not waited for, loops end at once, so that who waits for a push hears
+ * of it. */
 void nanomdm_child_stopping(apr_pool_t *pchild, int graceful)
 {
     (void)pchild;
+    (void)graceful;
     for (int i = 0; this_child != NULL && i < this_child->workers->nelts; i++) {
-        nanomdm_worker_t *worker = APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *);
-
-        if (!graceful || !nanomdm_worker_loops(worker)) {
-            nanomdm_worker_wake(worker);
-        }
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->workers, i, nanomdm_worker_t *));
+    }
+    for (int i = 0; this_child != NULL && !graceful && i < this_child->loops->nelts; i++) {
+        nanomdm_worker_wake(APR_ARRAY_IDX(this_child->loops, i, nanomdm_worker_t *));
     }
 }

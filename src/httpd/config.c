@@ -12,10 +12,13 @@
 #include <http_core.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define DEFAULT_DRIVER "sqlite3"
 #define DEFAULT_PARAMS "/var/lib/nanomdm/nanomdm.db"
 #define DEFAULT_MAX_BODY (8 * 1024 * 1024)
+#define DEFAULT_ESCROW_URL                                                                         \
+    "https://deviceservices-external.apple.com/deviceservicesworkers/escrowKeyUnlock"
 #define MAX_DB_CONNECTIONS 10000
 #define DEFAULT_PUSH_URL "https://api.push.apple.com"
 #define MAX_PUSH_CONNECTIONS 100
@@ -73,6 +76,10 @@ void *nanomdm_merge_server(apr_pool_t *pool, void *basev, void *addv)
     MERGE_UNSET(max_body);
     MERGE_UNSET(last_seen_interval);
     MERGE_UNSET(history);
+    MERGE_NULL(webhooks);
+    MERGE_NULL(declarative);
+    MERGE_NULL(escrow);
+    MERGE_NULL(dump);
     MERGE_NULL(push_url);
     MERGE_NULL(push_ca_file);
     MERGE_NULL(push_proxy);
@@ -164,6 +171,11 @@ static void set_defaults(nanomdm_server_t *conf)
     }
     if (conf->last_seen_interval == NANOMDM_UNSET) {
         conf->last_seen_interval = apr_time_from_sec(2);
+    }
+    if (conf->escrow == NULL) {
+        static hooks_target_t apple = {.url = DEFAULT_ESCROW_URL};
+
+        conf->escrow = &apple;
     }
     if (conf->history == NANOMDM_UNSET) {
         conf->history = 0;
@@ -595,23 +607,35 @@ static const char *set_file(cmd_parms *cmd, void *dir, const char *value)
     return NULL;
 }
 
+/* A secret of one line. */
+static const char *read_key(cmd_parms *cmd, const char *value, const char **out, apr_size_t *len,
+                            apr_pool_t *pool)
+{
+    const char *error = read_secret(cmd, value, out, len, pool);
+
+    if (error != NULL) {
+        return error;
+    }
+    while (*len > 0 && ((*out)[*len - 1] == '\n' || (*out)[*len - 1] == '\r')) {
+        --*len;
+    }
+    if (*len == 0 || memchr(*out, '\0', *len) != NULL || memchr(*out, '\n', *len) != NULL) {
+        return wrong(cmd, "the key%s is empty or more than one line",
+                     *out == value ? "" : apr_pstrcat(cmd->pool, " in ", value + 5, NULL));
+    }
+    return NULL;
+}
+
 static const char *set_api_key(cmd_parms *cmd, void *dir, const char *value)
 {
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
     const char *key;
     apr_size_t len;
-    const char *error = read_secret(cmd, value, &key, &len, cmd->temp_pool);
+    const char *error = read_key(cmd, value, &key, &len, cmd->temp_pool);
 
     (void)dir;
     if (error != NULL) {
         return error;
-    }
-    while (len > 0 && (key[len - 1] == '\n' || key[len - 1] == '\r')) {
-        len--;
-    }
-    if (len == 0 || memchr(key, '\0', len) != NULL || memchr(key, '\n', len) != NULL) {
-        return wrong(cmd, "the key%s is empty or more than one line",
-                     key == value ? "" : apr_pstrcat(cmd->pool, " in ", value + 5, NULL));
     }
     if (conf->api_keys == NULL) {
         conf->api_keys = apr_array_make(cmd->pool, 2, 32);
@@ -735,6 +759,192 @@ static const char *set_push_connections(cmd_parms *cmd, void *dir, const char *v
                         &nanomdm_server(cmd->server)->push_connections);
 }
 
+/* -- Other servers ------------------------------------------------------------------------ */
+
+/* An option's value, if it is the option with this name and "=". */
+static const char *option_value(const char *option, const char *name)
+{
+    apr_size_t len = strlen(name);
+
+    return strncmp(option, name, len) == 0 ? option + len : NULL;
+}
+
+static const char *set_url(cmd_parms *cmd, hooks_target_t *target, const char *url)
+{
+    const char *why = hooks_url_check(url);
+
+    target->url = url;
+    return why != NULL ? wrong(cmd, "\"%s\" %s", url, why) : NULL;
+}
+
+static const char *set_authority(cmd_parms *cmd, hooks_target_t *target, const char *value)
+{
+    target->ca_file = ap_server_root_relative(cmd->pool, value);
+    if (target->ca_file == NULL ||
+        access(target->ca_file, R_OK) != 0) { /* libcurl reads it at each connection */
+        return wrong(cmd, "ca=%s: the file cannot be read", value);
+    }
+    return NULL;
+}
+
+static const char *parse_topics(cmd_parms *cmd, const char *value, unsigned *topics)
+{
+    char *state;
+
+    *topics = 0;
+    for (char *topic = apr_strtok(apr_pstrdup(cmd->temp_pool, value), ",", &state); topic != NULL;
+         topic = apr_strtok(NULL, ",", &state)) {
+        int type = MDM_AUTHENTICATE;
+
+        while (type <= MDM_REPORT &&
+               strcmp(topic, hooks_event_topic((mdm_message_type_t)type, cmd->temp_pool)) != 0) {
+            type++;
+        }
+        if (type > MDM_REPORT) {
+            return wrong(cmd,
+                         "unknown topic \"%s\": there are mdm.Authenticate, mdm.TokenUpdate, "
+                         "mdm.CheckOut, mdm.UserAuthenticate, mdm.SetBootstrapToken, "
+                         "mdm.GetBootstrapToken, mdm.DeclarativeManagement, mdm.GetToken and "
+                         "mdm.Connect",
+                         topic);
+        }
+        *topics |= 1U << type;
+    }
+    return *topics == 0 ? wrong(cmd, "topics= names none") : NULL;
+}
+
+static const char *webhook_option(cmd_parms *cmd, service_webhook_config_t *webhook,
+                                  const char *option)
+{
+    const char *value;
+
+    if ((value = option_value(option, "key=")) != NULL) {
+        return read_key(cmd, value, &webhook->target.send_key, &webhook->target.send_key_len,
+                        cmd->pool);
+    }
+    if ((value = option_value(option, "ca=")) != NULL) {
+        return set_authority(cmd, &webhook->target, value);
+    }
+    if ((value = option_value(option, "topics=")) != NULL) {
+        return parse_topics(cmd, value, &webhook->topics);
+    }
+    if ((value = option_value(option, "delivery=")) != NULL) {
+        webhook->memory = strcmp(value, "memory") == 0;
+        return webhook->memory || strcmp(value, "durable") == 0
+                   ? NULL
+                   : wrong(cmd, "\"%s\": write delivery=durable or delivery=memory", option);
+    }
+    if ((value = option_value(option, "retry=")) != NULL) {
+        webhook->retry = 0;
+        if (strcmp(value, "forever") == 0) {
+            return NULL;
+        }
+        if (parse_duration(cmd, value, &webhook->retry) != NULL || webhook->retry == 0) {
+            return wrong(cmd, "\"%s\": write retry=forever or a duration, as in retry=24h", option);
+        }
+        return NULL;
+    }
+    return wrong(
+        cmd, "unknown option \"%s\": there are key=, ca=, topics=, delivery= and retry=", option);
+}
+
+static const char *set_webhook(cmd_parms *cmd, void *dir, int argc, char *const argv[])
+{
+    nanomdm_server_t *conf = nanomdm_server(cmd->server);
+    service_webhook_config_t webhook = {.topics = ~0U};
+    const char *error;
+
+    (void)dir;
+    if (argc == 0) {
+        return wrong(cmd, "name the receiver's URL");
+    }
+    error = set_url(cmd, &webhook.target, argv[0]);
+    for (int i = 1; i < argc && error == NULL; i++) {
+        error = webhook_option(cmd, &webhook, argv[i]);
+    }
+    if (error != NULL) {
+        return error;
+    }
+    webhook.name = hooks_url_public(argv[0], cmd->pool);
+    if (strlen(webhook.name) > 255) {
+        return wrong(cmd, "the URL is longer than 255 bytes");
+    }
+    if (conf->webhooks == NULL) {
+        conf->webhooks = apr_array_make(cmd->pool, 2, sizeof(webhook));
+    }
+    for (int i = 0; i < conf->webhooks->nelts; i++) {
+        if (strcmp(APR_ARRAY_IDX(conf->webhooks, i, service_webhook_config_t).name, webhook.name) ==
+            0) {
+            return wrong(cmd, "%s is there twice: put all topics into one line", webhook.name);
+        }
+    }
+    APR_ARRAY_PUSH(conf->webhooks, service_webhook_config_t) = webhook;
+    return NULL;
+}
+
+static const char *set_declarative(cmd_parms *cmd, void *dir, int argc, char *const argv[])
+{
+    hooks_target_t *target = apr_pcalloc(cmd->pool, sizeof(*target));
+    const char *error;
+
+    (void)dir;
+    if (argc == 0) {
+        return wrong(cmd, "name the declaration server's URL");
+    }
+    error = set_url(cmd, target, argv[0]);
+    if (error == NULL && strchr(argv[0], '?') != NULL) {
+        error = wrong(cmd, "\"%s\" has a query, which endpoints below it cannot have", argv[0]);
+    }
+    for (int i = 1; i < argc && error == NULL; i++) {
+        const char *value;
+
+        if ((value = option_value(argv[i], "send-key=")) != NULL) {
+            error = read_key(cmd, value, &target->send_key, &target->send_key_len, cmd->pool);
+        } else if ((value = option_value(argv[i], "recv-key=")) != NULL) {
+            error = read_key(cmd, value, &target->recv_key, &target->recv_key_len, cmd->pool);
+        } else if ((value = option_value(argv[i], "ca=")) != NULL) {
+            error = set_authority(cmd, target, value);
+        } else {
+            error = wrong(cmd,
+                          "unknown option \"%s\": there are send-key=, recv-key= and ca=", argv[i]);
+        }
+    }
+    if (error == NULL) {
+        nanomdm_server(cmd->server)->declarative = target;
+    }
+    return error;
+}
+
+static const char *set_escrow(cmd_parms *cmd, void *dir, const char *url, const char *option)
+{
+    hooks_target_t *target = apr_pcalloc(cmd->pool, sizeof(*target));
+    const char *error = set_url(cmd, target, url);
+
+    (void)dir;
+    if (error == NULL && option != NULL) {
+        const char *file = option_value(option, "ca=");
+
+        error = file != NULL ? set_authority(cmd, target, file)
+                             : wrong(cmd, "unknown option \"%s\": there is ca=", option);
+    }
+    if (error == NULL) {
+        nanomdm_server(cmd->server)->escrow = target;
+    }
+    return error;
+}
+
+static const char *set_dump(cmd_parms *cmd, void *dir, const char *value)
+{
+    const char *name = *value == '|' ? value : ap_server_root_relative(cmd->pool, value);
+
+    (void)dir;
+    if (name == NULL || *name == '\0' || strcmp(name, "|") == 0) {
+        return wrong(cmd, "\"%s\" is neither a file nor \"|\" and a program", value);
+    }
+    nanomdm_server(cmd->server)->dump = nanomdm_dump_note(name, cmd->pool);
+    return NULL;
+}
+
 static const char *set_identity(cmd_parms *cmd, void *dirv, const char *source, const char *name)
 {
     nanomdm_dir_t *dir = dirv;
@@ -789,6 +999,14 @@ const command_rec nanomdm_commands[] = {
                   "how often last-seen times are written; default 2s"),
     AP_INIT_TAKE1("NanoMDMHistory", set_history, NULL, RSRC_CONF,
                   "sweep finished commands that are older; default: keep them"),
+    AP_INIT_TAKE_ARGV("NanoMDMWebhook", set_webhook, NULL, RSRC_CONF,
+                      "a receiver's URL, and key=, ca=, topics=, delivery=, retry="),
+    AP_INIT_TAKE_ARGV("NanoMDMDeclarativeManagement", set_declarative, NULL, RSRC_CONF,
+                      "the declaration server's URL, and send-key=, recv-key=, ca="),
+    AP_INIT_TAKE12("NanoMDMEscrowKeyUnlockURL", set_escrow, NULL, RSRC_CONF,
+                   "where to unlock escrow keys, and ca=; default: Apple's server"),
+    AP_INIT_TAKE1("NanoMDMDump", set_dump, NULL, RSRC_CONF,
+                  "a file for message bodies, or \"|program\"; they hold secrets"),
     AP_INIT_TAKE1("NanoMDMPushURL", set_text, MEMBER(push_url), RSRC_CONF,
                   "the push service; default " DEFAULT_PUSH_URL),
     AP_INIT_TAKE1("NanoMDMPushCAFile", set_file, MEMBER(push_ca_file), RSRC_CONF,

@@ -75,11 +75,17 @@ static int read_request(request_rec *r, const char **body, apr_size_t *len)
 static int reply_to(request_rec *r, const mdm_message_t *message, apr_status_t status,
                     const service_reply_t *reply)
 {
-    int http_status = nanomdm_http_status(status);
+    int http_status =
+        status == APR_SUCCESS && reply->code != 0 ? reply->code : nanomdm_http_status(status);
 
+    if (status == MDM_EGATEWAY) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", reply->why);
+    }
     log_message(r, message, http_status, reply->why);
     if (status == APR_SUCCESS) {
-        return nanomdm_reply(r, HTTP_OK, XML_TYPE, reply->body, reply->len);
+        nanomdm_dump(r, message->enrollment.id, "out", reply->body, reply->len);
+        return nanomdm_reply(r, http_status, reply->type != NULL ? reply->type : XML_TYPE,
+                             reply->body, reply->len);
     }
     return nanomdm_reply_text(r, http_status,
                               reply->why != NULL ? reply->why : "the request failed");
@@ -121,6 +127,9 @@ int nanomdm_device_handler(request_rec *r)
     if (status != APR_SUCCESS) {
         return refuse(r, why);
     }
+    message->event_id = nanomdm_trace_id(r);
+    message->query = r->args;
+    nanomdm_dump(r, message->enrollment.id, "in", body, len);
     status = message->type == MDM_REPORT
                  ? service_report(&conf->service, message, cert, &reply, r->pool)
                  : service_checkin(&conf->service, message, cert, &reply, r->pool);
@@ -150,6 +159,7 @@ int nanomdm_migration_handler(request_rec *r)
     if (mdm_checkin_parse(&message, body, len, &why, r->pool) != APR_SUCCESS) {
         return refuse(r, why);
     }
+    nanomdm_dump(r, message->enrollment.id, "in", body, len);
     return reply_to(r, message, service_checkin(&conf->service, message, NULL, &reply, r->pool),
                     &reply);
 }

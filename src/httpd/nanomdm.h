@@ -17,6 +17,7 @@
 #include "apns.h"
 #include "service.h"
 #include "service_lastseen.h"
+#include "service_webhook.h"
 #include "store.h"
 #include "trust.h"
 
@@ -54,7 +55,11 @@ typedef enum { NANOMDM_SCHEMA_CREATE, NANOMDM_SCHEMA_CHECK, NANOMDM_SCHEMA_OFF }
 typedef struct nanomdm_database_t {
     store_t *store;
     service_lastseen_t *lastseen;
+    apr_hash_t *webhooks; /* by name: service_webhook_t */
 } nanomdm_database_t;
+
+/** Where message bodies are written for debugging. */
+typedef struct nanomdm_dump_t nanomdm_dump_t;
 
 /** Configuration of a server or virtual host. */
 typedef struct nanomdm_server_t {
@@ -74,7 +79,11 @@ typedef struct nanomdm_server_t {
     apr_hash_t *get_token; /* type -> service_token_t */
     apr_off_t max_body;
     apr_interval_time_t last_seen_interval;
-    apr_interval_time_t history; /* how long to keep finished commands; 0: for ever */
+    apr_interval_time_t history;  /* how long to keep finished commands; 0: for ever */
+    apr_array_header_t *webhooks; /* service_webhook_config_t */
+    hooks_target_t *declarative;
+    hooks_target_t *escrow;
+    nanomdm_dump_t *dump;
     const char *push_url;
     const char *push_ca_file;
     const char *push_proxy;
@@ -176,6 +185,18 @@ int nanomdm_api_handler(request_rec *r);
 /** Whether access to the request's location is restricted at all; logs an error if not. */
 int nanomdm_is_guarded(request_rec *r);
 
+/* dump.c: message bodies, written to a file for debugging. */
+/** Note a file, or "|" and a program; the same one again is the same dump. */
+nanomdm_dump_t *nanomdm_dump_note(const char *name, apr_pool_t *pool);
+/** Forget those of an earlier reading. */
+void nanomdm_dump_reset(apr_pool_t *pconf);
+/** Open all, as the user that starts httpd. @return 1 if one cannot be opened, which is logged */
+int nanomdm_dump_open(apr_pool_t *pconf, server_rec *s);
+void nanomdm_dump_child_init(apr_pool_t *pchild, server_rec *s);
+/** Write a body, if the server dumps at all. direction: "in" or "out". */
+void nanomdm_dump(request_rec *r, const char *enrollment_id, const char *direction,
+                  const char *body, apr_size_t len);
+
 /* reply.c */
 /** Give the request its trace id: mod_unique_id's, or one of our own. */
 const char *nanomdm_trace_id(request_rec *r);
@@ -212,8 +233,6 @@ typedef void nanomdm_loop_t(void *baton, int stop_fd);
 /** Start a thread that runs a loop, which waking already stops. */
 apr_status_t nanomdm_worker_start_loop(nanomdm_worker_t **out, nanomdm_loop_t *loop, void *baton,
                                        apr_pool_t *pool);
-/** Whether it runs a loop of its own. */
-int nanomdm_worker_loops(const nanomdm_worker_t *worker);
 /** Have it take a turn soon. Safe in a signal handler. */
 void nanomdm_worker_wake(nanomdm_worker_t *worker);
 /** Have it take its last turn, and wait for its end at most so long. Takes no lock and frees

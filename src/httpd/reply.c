@@ -7,6 +7,7 @@
 #include <apr_escape.h>
 #include <apr_strings.h>
 #include <http_protocol.h>
+#include <stdlib.h>
 
 const char *nanomdm_trace_id(request_rec *r)
 {
@@ -42,6 +43,8 @@ int nanomdm_http_status(apr_status_t status)
         return HTTP_GONE;
     case MDM_ECONFLICT:
         return HTTP_CONFLICT;
+    case MDM_EGATEWAY:
+        return HTTP_BAD_GATEWAY;
     case MDM_EUNAVAILABLE:
         return HTTP_SERVICE_UNAVAILABLE;
     default:
@@ -52,6 +55,9 @@ int nanomdm_http_status(apr_status_t status)
 static void set_head(request_rec *r, int http_status, const char *type, apr_off_t len)
 {
     r->status = http_status;
+    if (atoi(ap_get_status_line(http_status)) != http_status) { /* another server's, passed on */
+        r->status_line = apr_psprintf(r->pool, "%d Unknown", http_status);
+    }
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
         apr_table_setn(r->headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }

@@ -129,11 +129,6 @@ apr_status_t nanomdm_worker_start_loop(nanomdm_worker_t **out, nanomdm_loop_t *l
     return start(out, &what, pool);
 }
 
-int nanomdm_worker_loops(const nanomdm_worker_t *worker)
-{
-    return worker->loop != NULL;
-}
-
 void nanomdm_worker_wake(nanomdm_worker_t *worker)
 {
     ssize_t written = write(worker->wake[1], "", 1);

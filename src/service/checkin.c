@@ -9,12 +9,15 @@
 
 #include "association.h"
 #include "mdm_plist.h"
+#include "webhook.h"
 
 typedef struct checkin_t {
     const service_t *service;
     const mdm_message_t *message;
     const trust_certificate_t *cert; /* NULL: migration */
     service_reply_t *reply;
+    apr_status_t answer; /* what it comes to, if it was processed; what it has stored stays */
+    const char *event;   /* for webhooks, or NULL */
 } checkin_t;
 
 typedef apr_status_t checkin_work_t(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool);
@@ -123,7 +126,8 @@ static apr_status_t user_authenticate(store_tx_t *tx, checkin_t *checkin, apr_po
             return APR_SUCCESS;
         }
         reply->why = "NanoMDMUserAuthenticate is set to decline network users";
-        return MDM_EDECLINED;
+        checkin->answer = MDM_EDECLINED;
+        return APR_SUCCESS;
     }
     status = store_device_load(tx, message->enrollment.device_id);
     if (status == APR_ENOENT) {
@@ -142,8 +146,11 @@ static apr_status_t declarative_management(store_tx_t *tx, checkin_t *checkin, a
 {
     (void)tx;
     (void)pool;
-    checkin->reply->why = "declarative management is not configured";
-    return MDM_ENOTCONFIGURED;
+    if (checkin->service->declarative == NULL) {
+        checkin->reply->why = "declarative management is not configured";
+        checkin->answer = MDM_ENOTCONFIGURED;
+    }
+    return APR_SUCCESS; /* the server is asked without a connection in hand */
 }
 
 static apr_status_t get_token(store_tx_t *tx, checkin_t *checkin, apr_pool_t *pool)
@@ -176,6 +183,12 @@ static checkin_work_t *const works[] = {
     [MDM_GET_TOKEN] = get_token,
 };
 
+static int asks_declarative(const checkin_t *checkin)
+{
+    return checkin->message->type == MDM_DECLARATIVE_MANAGEMENT &&
+           checkin->service->declarative != NULL && checkin->cert != NULL;
+}
+
 static apr_status_t checkin_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     checkin_t *checkin = baton;
@@ -184,6 +197,8 @@ static apr_status_t checkin_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     apr_status_t status = APR_SUCCESS;
 
     memset(checkin->reply, 0, sizeof(*checkin->reply));
+    checkin->answer = APR_SUCCESS;
+    checkin->event = NULL;
     if (checkin->cert != NULL) {
         status = message->type == MDM_AUTHENTICATE
                      ? association_claim(tx, device_id, checkin->cert, pool)
@@ -194,12 +209,53 @@ static apr_status_t checkin_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
                                   ? "the certificate belongs to another enrollment"
                                   : "the certificate is not associated with this enrollment";
     }
-    return status == APR_SUCCESS ? works[message->type](tx, checkin, pool) : status;
+    if (status == APR_SUCCESS) {
+        status = works[message->type](tx, checkin, pool);
+    }
+    /* A message that the declaration server answers is processed once it has. */
+    if (status == APR_SUCCESS && checkin->cert != NULL && !asks_declarative(checkin)) {
+        status = webhook_note(tx, checkin->service, message, &checkin->event, pool);
+    }
+    return status;
+}
+
+static apr_status_t event_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    checkin_t *checkin = baton;
+
+    return webhook_note(tx, checkin->service, checkin->message, &checkin->event, pool);
+}
+
+static apr_status_t ask_declarative(checkin_t *checkin, apr_pool_t *pool)
+{
+    const service_t *service = checkin->service;
+    service_reply_t *reply = checkin->reply;
+    hooks_answer_t answer;
+    apr_status_t status = hooks_declarative(service->http, service->declarative, checkin->message,
+                                            &answer, &reply->why, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    reply->code = answer.code != 204 ? answer.code : 0;
+    if (answer.code == 200) {
+        reply->type = "application/json";
+        reply->body = answer.body;
+        reply->len = answer.len;
+    }
+    return webhook_stores(service, checkin->message)
+               ? store_write(service->store, event_work, checkin, pool)
+               : APR_SUCCESS;
 }
 
 /* Messages that store nothing need no transaction, unless an association may have to be stored. */
 static int only_reads(const service_t *service, const mdm_message_t *message)
 {
+    int later = message->type == MDM_DECLARATIVE_MANAGEMENT && service->declarative != NULL;
+
+    if (!later && webhook_stores(service, message)) { /* later: see ask_declarative() */
+        return 0;
+    }
     switch (message->type) {
     case MDM_GET_BOOTSTRAP_TOKEN:
     case MDM_GET_TOKEN:
@@ -216,18 +272,28 @@ apr_status_t service_checkin(const service_t *service, const mdm_message_t *mess
                              const trust_certificate_t *cert, service_reply_t *reply,
                              apr_pool_t *pool)
 {
-    checkin_t checkin = {service, message, cert, reply};
+    checkin_t checkin = {service, message, cert, reply, APR_SUCCESS, NULL};
     apr_status_t status;
 
     memset(reply, 0, sizeof(*reply));
     status = only_reads(service, message)
                  ? store_read(service->store, checkin_work, &checkin, pool)
                  : store_write(service->store, checkin_work, &checkin, pool);
+    if (status == APR_SUCCESS && asks_declarative(&checkin)) {
+        status = ask_declarative(&checkin, pool);
+    }
     if (status == MDM_EUNAVAILABLE) {
         memset(reply, 0, sizeof(*reply));
         reply->why = "the database is not available";
-    } else if (status == APR_SUCCESS && service->seen != NULL && cert != NULL) {
+    }
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    if (cert != NULL) {
+        webhook_announce(service, message, checkin.event, pool);
+    }
+    if (cert != NULL && service->seen != NULL && checkin.answer == APR_SUCCESS) {
         service->seen(service->seen_baton, message->enrollment.id);
     }
-    return status;
+    return checkin.answer;
 }

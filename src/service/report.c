@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "association.h"
+#include "webhook.h"
 
 typedef struct report_t {
     const service_t *service;
@@ -14,7 +15,13 @@ typedef struct report_t {
     int associated;
     const char *next_uuid;
     service_reply_t *reply;
+    const char *event; /* for webhooks, or NULL */
 } report_t;
+
+static int has_result(const mdm_message_t *report)
+{
+    return report->status_kind != MDM_STATUS_IDLE && report->command_uuid != NULL;
+}
 
 /* The association, and the result if there is one to store: one transaction. */
 static apr_status_t store_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -25,16 +32,17 @@ static apr_status_t store_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
         association_check(tx, work->service, report->enrollment.device_id, work->cert, pool);
 
     work->reply->why = NULL;
-    if (status != APR_SUCCESS || report->status_kind == MDM_STATUS_IDLE ||
-        report->command_uuid == NULL) {
-        return status;
+    work->event = NULL;
+    if (status == APR_SUCCESS && has_result(report)) {
+        status = store_result_add(tx, report);
+        if (status == APR_ENOENT) {
+            work->reply->why =
+                "the command was never queued for this enrollment: result not stored";
+            status = APR_SUCCESS;
+        }
     }
-    status = store_result_add(tx, report);
-    if (status == APR_ENOENT) {
-        work->reply->why = "the command was never queued for this enrollment: result not stored";
-        return APR_SUCCESS;
-    }
-    return status;
+    return status == APR_SUCCESS ? webhook_note(tx, work->service, report, &work->event, pool)
+                                 : status;
 }
 
 /* One select for an empty queue, a second one for a command's text: a large column is never read
@@ -61,7 +69,7 @@ static apr_status_t run(report_t *work, apr_pool_t *pool)
     store_t *store = work->service->store;
     apr_status_t status = APR_SUCCESS;
 
-    if (work->report->status_kind != MDM_STATUS_IDLE && work->report->command_uuid != NULL) {
+    if (has_result(work->report) || webhook_stores(work->service, work->report)) {
         status = store_write(store, store_work, work, pool);
     }
     if (status == APR_SUCCESS) {
@@ -80,7 +88,7 @@ apr_status_t service_report(const service_t *service, const mdm_message_t *repor
                             const trust_certificate_t *cert, service_reply_t *reply,
                             apr_pool_t *pool)
 {
-    report_t work = {service, report, cert, 0, NULL, reply};
+    report_t work = {service, report, cert, 0, NULL, reply, NULL};
     apr_status_t status;
 
     memset(reply, 0, sizeof(*reply));
@@ -90,6 +98,7 @@ apr_status_t service_report(const service_t *service, const mdm_message_t *repor
         if (report->status_kind != MDM_STATUS_IDLE && report->command_uuid == NULL) {
             reply->why = "the report names no CommandUUID: result not stored";
         }
+        webhook_announce(service, report, work.event, pool);
         if (service->seen != NULL) {
             service->seen(service->seen_baton, report->enrollment.id);
         }

@@ -51,6 +51,20 @@ typedef enum {
     STMT_HISTORY_COMMAND_UNUSED,
     STMT_HISTORY_COMMAND_LOCK, /* NULL where STMT_HISTORY_COMMAND_DELETE itself, or BEGIN, locks */
     STMT_HISTORY_COMMAND_DELETE,
+    STMT_ENROLLMENT_LOAD_TALLY,
+    STMT_OUTBOX_ADD,
+    STMT_OUTBOX_DUE,
+    STMT_OUTBOX_RUN,
+    STMT_OUTBOX_LOAD,
+    STMT_OUTBOX_DELETE,
+    STMT_OUTBOX_POSTPONE,
+    STMT_OUTBOX_BURY,
+    STMT_LEASE_CLAIM,
+    STMT_LEASE_LOAD,
+    STMT_LEASE_LOAD_FAILURES,
+    STMT_LEASE_RENEW,
+    STMT_LEASE_WAIT,
+    STMT_LEASE_RELEASE,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
     STMT_ENROLLMENTS_LOAD = STMT_LISTS,
@@ -144,26 +158,6 @@ const dialect_t *dialect_get(const char *driver);
     "  LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"       \
     "  WHERE q.id = %s AND q.active = TRUE AND " condition "  ORDER BY " order " LIMIT 1)"
 
-/** Where to push to; see store_push_t. */
-#define DIALECT_PUSH(reason, join)                                                                 \
-    "SELECT e.id, e.topic, e.push_magic, e.token_hex, c.stale_token, " reason                      \
-    " FROM {p}enrollments AS e LEFT JOIN {p}push_certs AS c ON c.topic = e.topic" join             \
-    " WHERE e.id IN ({ids})"
-
-/** Note a token as dead if it is still the enrollment's, and no TokenUpdate came after this time.
- * A device channel's id is that of its device. NULL as time is no time: nothing is after that. */
-#define DIALECT_DEAD_TOKEN(time, upsert)                                                           \
-    "INSERT INTO {p}mdm_dead_tokens (id, token_hex, reason)"                                       \
-    " SELECT e.id, e.token_hex, %s FROM {p}enrollments AS e WHERE e.id = %s AND e.token_hex = %s"  \
-    " AND NOT EXISTS (SELECT 1 FROM {p}devices AS d"                                               \
-    "                 WHERE d.id = e.id AND d.token_update_at > " time ")"                         \
-    " AND NOT EXISTS (SELECT 1 FROM {p}users AS u"                                                 \
-    "                 WHERE u.id = e.user_id AND u.token_update_at > " time ") " upsert
-
-#define DIALECT_DEAD_TOKEN_UPSERT                                                                  \
-    "ON CONFLICT (id) DO UPDATE SET token_hex = excluded.token_hex, reason = excluded.reason,"     \
-    " created_at = CURRENT_TIMESTAMP"
-
 /** What a sweep of the history asks and deletes: see history.c. The first argument of each is the
  * age in seconds; cutoff is the time so long ago, made from it. */
 #define DIALECT_HISTORY(cutoff)                                                                    \
@@ -192,6 +186,53 @@ const dialect_t *dialect_get(const char *driver);
         "                 WHERE q.command_uuid = c.command_uuid)"                                  \
         " AND NOT EXISTS (SELECT 1 FROM {p}command_results AS r"                                   \
         "                 WHERE r.command_uuid = c.command_uuid)"
+
+/** Webhook events and their leases: see outbox.c. now is the clock in milliseconds. */
+#define DIALECT_OUTBOX(now)                                                                        \
+    [STMT_OUTBOX_ADD] = "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"    \
+                        " VALUES (%s, %s, %s, %s, " now ")",                                       \
+    [STMT_OUTBOX_DUE] =                                                                            \
+        "SELECT seq, id FROM {p}mdm_webhook_outbox"                                                \
+        " WHERE webhook = %s AND due_ms <= " now " ORDER BY due_ms, seq LIMIT 100",                \
+    [STMT_OUTBOX_POSTPONE] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " + %lld"            \
+                             " WHERE seq = %lld AND due_ms IS NOT NULL",                           \
+    [STMT_LEASE_LOAD] = "SELECT owner, until_ms - " now " FROM {p}mdm_webhook_leases"              \
+                        " WHERE webhook = %s AND id = %s",                                         \
+    [STMT_LEASE_LOAD_FAILURES] = "SELECT failures, " now " - since_ms FROM {p}mdm_webhook_leases"  \
+                                 " WHERE webhook = %s AND id = %s",                                \
+    [STMT_LEASE_RENEW] = "UPDATE {p}mdm_webhook_leases SET until_ms = " now " + %lld"              \
+                         " WHERE webhook = %s AND id = %s AND owner = %s AND until_ms > " now,     \
+    [STMT_LEASE_WAIT] = "UPDATE {p}mdm_webhook_leases SET owner = '-', until_ms = " now " + %lld," \
+                        " failures = %lld, since_ms = " now " - %lld"                              \
+                        " WHERE webhook = %s AND id = %s AND owner = %s"
+
+/** Insert a lease, or take over one that is over; upsert says how. */
+#define DIALECT_LEASE_CLAIM(now, upsert)                                                           \
+    "INSERT INTO {p}mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms)"         \
+    " VALUES (%s, %s, %s, " now " + %lld, 0, 0) " upsert
+
+#define DIALECT_LEASE_UPSERT(now)                                                                  \
+    "ON CONFLICT (webhook, id) DO UPDATE SET owner = excluded.owner,"                              \
+    " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now
+/** Where to push to; see store_push_t. */
+#define DIALECT_PUSH(reason, join)                                                                 \
+    "SELECT e.id, e.topic, e.push_magic, e.token_hex, c.stale_token, " reason                      \
+    " FROM {p}enrollments AS e LEFT JOIN {p}push_certs AS c ON c.topic = e.topic" join             \
+    " WHERE e.id IN ({ids})"
+
+/** Note a token as dead if it is still the enrollment's, and no TokenUpdate came after this time.
+ * A device channel's id is that of its device. NULL as time is no time: nothing is after that. */
+#define DIALECT_DEAD_TOKEN(time, upsert)                                                           \
+    "INSERT INTO {p}mdm_dead_tokens (id, token_hex, reason)"                                       \
+    " SELECT e.id, e.token_hex, %s FROM {p}enrollments AS e WHERE e.id = %s AND e.token_hex = %s"  \
+    " AND NOT EXISTS (SELECT 1 FROM {p}devices AS d"                                               \
+    "                 WHERE d.id = e.id AND d.token_update_at > " time ")"                         \
+    " AND NOT EXISTS (SELECT 1 FROM {p}users AS u"                                                 \
+    "                 WHERE u.id = e.user_id AND u.token_update_at > " time ") " upsert
+
+#define DIALECT_DEAD_TOKEN_UPSERT                                                                  \
+    "ON CONFLICT (id) DO UPDATE SET token_hex = excluded.token_hex, reason = excluded.reason,"     \
+    " created_at = CURRENT_TIMESTAMP"
 
 extern const dialect_t dialect_sqlite3;
 extern const dialect_t dialect_pgsql;

@@ -10,6 +10,9 @@
 #include "dialect.h"
 #include "schema_mysql.h"
 
+/* The clock in milliseconds. */
+#define NOW "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000 AS SIGNED)"
+
 static const char *const settings[] = {
     "SET NAMES utf8mb4",
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION time_zone = '+00:00'",
@@ -177,6 +180,13 @@ const dialect_t dialect_mysql = {
         },
     .statements =
         {
+            DIALECT_OUTBOX(NOW),
+            [STMT_LEASE_CLAIM] = DIALECT_LEASE_CLAIM(
+                NOW, "ON DUPLICATE KEY UPDATE"
+                     " owner = IF(until_ms <= " NOW ", VALUES(owner), owner),"
+                     " until_ms = IF(until_ms <= " NOW ", VALUES(until_ms), until_ms)"),
+            /* Read unprepared, which takes text. */
+            [STMT_OUTBOX_LOAD] = "SELECT event FROM {p}mdm_webhook_outbox WHERE seq = %s",
             DIALECT_HISTORY("CURRENT_TIMESTAMP - INTERVAL %s SECOND"),
             [STMT_HISTORY_LOCK] = "SELECT GET_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')), 0)",
             [STMT_HISTORY_UNLOCK] = "SELECT RELEASE_LOCK(MD5(CONCAT(DATABASE(), '.{p}history')))",

@@ -13,6 +13,9 @@
 
 /* The driver has one code for everything, and the server's texts are in its language: so they are
  * to begin with the SQLSTATE. */
+/* The clock in milliseconds. */
+#define NOW "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
+
 static void connected(void *native)
 {
     int (*set_verbosity)(void *, int);
@@ -72,6 +75,8 @@ const dialect_t dialect_pgsql = {
         },
     .statements =
         {
+            DIALECT_OUTBOX(NOW),
+            [STMT_LEASE_CLAIM] = DIALECT_LEASE_CLAIM(NOW, DIALECT_LEASE_UPSERT(NOW)),
             DIALECT_HISTORY("LOCALTIMESTAMP - CAST(%s AS integer) * INTERVAL '1 second'"),
             [STMT_HISTORY_LOCK] = "SELECT CASE WHEN pg_try_advisory_xact_lock(hashtext("
                                   "current_schema() || '.{p}history')) THEN 1 ELSE 0 END",

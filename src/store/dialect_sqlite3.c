@@ -13,6 +13,9 @@
  * steps back. */
 #define ORDER "q.priority DESC, q.rowid"
 
+/* The clock in milliseconds. */
+#define NOW "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
 static const char *const settings[] = {
     "PRAGMA busy_timeout = 50",
     "PRAGMA journal_mode = WAL",
@@ -59,6 +62,8 @@ const dialect_t dialect_sqlite3 = {
         },
     .statements =
         {
+            DIALECT_OUTBOX(NOW),
+            [STMT_LEASE_CLAIM] = DIALECT_LEASE_CLAIM(NOW, DIALECT_LEASE_UPSERT(NOW)),
             DIALECT_HISTORY("datetime('now', '-' || %s || ' seconds')"),
             [STMT_DEVICE_UNLOCK_TOKEN] =
                 "UPDATE {p}devices SET unlock_token = %pDb, unlock_token_at = CURRENT_TIMESTAMP"

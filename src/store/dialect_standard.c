@@ -45,6 +45,10 @@ const char *const dialect_tables[] = {
 const char *const dialect_own_tables[] = {
     "mdm_dead_tokens",
     "id, token_hex, reason, created_at",
+    "mdm_webhook_outbox",
+    "seq, webhook, id, topic, event, due_ms, error, created_at",
+    "mdm_webhook_leases",
+    "webhook, id, owner, until_ms, failures, since_ms",
     NULL,
 };
 
@@ -186,6 +190,16 @@ static const char *const dialect_standard[STMT_COUNT] = {
         " not_now_tally = {p}command_results.not_now_tally + 1,"
         " updated_at = CURRENT_TIMESTAMP"
         " WHERE {p}command_results.status = 'NotNow'",
+    [STMT_ENROLLMENT_LOAD_TALLY] = "SELECT token_update_tally FROM {p}enrollments WHERE id = %s",
+    [STMT_OUTBOX_RUN] = "SELECT seq FROM {p}mdm_webhook_outbox"
+                        " WHERE webhook = %s AND id = %s AND due_ms IS NOT NULL"
+                        " ORDER BY webhook, id, seq LIMIT 50",
+    [STMT_OUTBOX_LOAD] = "SELECT event FROM {p}mdm_webhook_outbox WHERE seq = %lld",
+    [STMT_OUTBOX_DELETE] = "DELETE FROM {p}mdm_webhook_outbox WHERE seq = %lld",
+    [STMT_OUTBOX_BURY] =
+        "UPDATE {p}mdm_webhook_outbox SET due_ms = NULL, error = %s WHERE seq = %lld",
+    [STMT_LEASE_RELEASE] =
+        "DELETE FROM {p}mdm_webhook_leases WHERE webhook = %s AND id = %s AND owner = %s",
     [STMT_HISTORY_COMMAND_DELETE] =
         "DELETE FROM {p}commands WHERE command_uuid = %s"
         " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"

@@ -1,0 +1,401 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* Events in the database, as a source for the deliverer: leases on enrollments, so that one node at
+ * a time delivers each one's events; if that node dies, another has them once the lease is over.
+ */
+#include <apr_atomic.h>
+#include <apr_hash.h>
+#include <apr_strings.h>
+
+#include "mdm_log.h"
+#include "webhook.h"
+
+/* Longer than an event may take; an event is only begun with so much of it left. */
+#define LEASE_TIME apr_time_from_sec(120)
+#define LEASE_LEFT apr_time_from_sec(45)
+
+#define FLUSH_MAX 500
+
+typedef struct outbox_run_t {
+    apr_array_header_t *seqs; /* const char * */
+    int buried;               /* the event that failed */
+} outbox_run_t;
+
+void webhook_outbox_missing(service_webhook_t *webhook)
+{
+    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
+    apr_uint32_t told = apr_atomic_read32(&webhook->told_at);
+
+    if (now - told >= 60 && apr_atomic_cas32(&webhook->told_at, now, told) == told) {
+        mdm_log(MDM_LOG_ERR, 0,
+                "webhook %s: events are lost, since the database lacks the table "
+                "mdm_webhook_outbox: run \"nanomdm-schema upgrade\"",
+                webhook->config.name);
+    }
+}
+
+/* -- Claiming ----------------------------------------------------------------------------- */
+
+typedef struct claim_t {
+    service_webhook_t *webhook;
+    int max;
+    apr_array_header_t *due; /* store_due_t */
+    apr_array_header_t *ids; /* those to try, sorted */
+    apr_array_header_t *runs;
+    apr_interval_time_t again; /* 0: others have none */
+} claim_t;
+
+static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    claim_t *c = baton;
+
+    c->due = apr_array_make(pool, 100, sizeof(store_due_t));
+    return store_outbox_due(tx, c->webhook->config.name, c->due, pool);
+}
+
+/* The first ones that are not here already, each once; in an order that all nodes have, since each
+ * locks its lease. */
+static void choose_ids(claim_t *c, apr_pool_t *pool)
+{
+    apr_hash_t *seen = apr_hash_make(pool);
+
+    c->ids = apr_array_make(pool, c->max, sizeof(const char *));
+    for (int i = 0; i < c->due->nelts && c->ids->nelts < c->max; i++) {
+        const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
+
+        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) == NULL &&
+            apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING) == NULL) {
+            apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
+            APR_ARRAY_PUSH(c->ids, const char *) = id;
+        }
+    }
+    store_sort_ids(c->ids);
+}
+
+static apr_status_t postpone(store_tx_t *tx, claim_t *c, const char *id, apr_interval_time_t delay,
+                             apr_pool_t *pool)
+{
+    apr_status_t status = APR_SUCCESS;
+
+    if (c->again == 0 || delay < c->again) {
+        c->again = delay;
+    }
+    for (int i = 0; i < c->due->nelts && status == APR_SUCCESS; i++) {
+        const store_due_t *due = &APR_ARRAY_IDX(c->due, i, store_due_t);
+
+        if (strcmp(due->id, id) == 0) {
+            status = store_outbox_postpone(tx, due->seq, delay, pool);
+        }
+    }
+    return status;
+}
+
+static apr_status_t add_run(store_tx_t *tx, claim_t *c, const char *id)
+{
+    const service_webhook_t *webhook = c->webhook;
+    apr_pool_t *pool;
+    hooks_run_t *run;
+    outbox_run_t *events;
+    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    run = apr_pcalloc(pool, sizeof(*run));
+    run->events = events = apr_pcalloc(pool, sizeof(*events));
+    events->seqs = apr_array_make(pool, 4, sizeof(const char *));
+    run->pool = pool;
+    run->id = apr_pstrdup(pool, id);
+    run->until = apr_time_now() + LEASE_TIME;
+    status = store_outbox_run(tx, webhook->config.name, id, events->seqs, pool);
+    run->count = events->seqs->nelts;
+    if (status == APR_SUCCESS && run->count == 0) {
+        status = store_outbox_release(tx, webhook->config.name, id, webhook->owner);
+    }
+    if (status == APR_SUCCESS && run->count > 0) {
+        APR_ARRAY_PUSH(c->runs, hooks_run_t *) = run;
+    } else {
+        apr_pool_destroy(pool);
+    }
+    return status;
+}
+
+static void drop_runs(apr_array_header_t *runs)
+{
+    for (int i = 0; i < runs->nelts; i++) {
+        apr_pool_destroy(APR_ARRAY_IDX(runs, i, hooks_run_t *)->pool);
+    }
+    apr_array_clear(runs);
+}
+
+static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    claim_t *c = baton;
+    const service_webhook_t *webhook = c->webhook;
+    apr_status_t status = APR_SUCCESS;
+
+    drop_runs(c->runs); /* of an attempt before this one */
+    c->again = 0;
+    for (int i = 0; i < c->ids->nelts && status == APR_SUCCESS; i++) {
+        const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
+        apr_interval_time_t left;
+
+        status = store_outbox_lease(tx, webhook->config.name, id, webhook->owner, LEASE_TIME, &left,
+                                    pool);
+        if (status == APR_SUCCESS) {
+            status = left > 0 ? postpone(tx, c, id, left, pool) : add_run(tx, c, id);
+        }
+    }
+    return status;
+}
+
+static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
+{
+    apr_status_t status = store_read(c->webhook->store, find_work, c, pool);
+
+    if (status != APR_SUCCESS || c->due->nelts == 0) {
+        return status;
+    }
+    choose_ids(c, pool);
+    if (c->ids->nelts == 0) {
+        return APR_SUCCESS;
+    }
+    status = store_write(c->webhook->store, claim_work, c, pool);
+    if (status != APR_SUCCESS) {
+        drop_runs(c->runs);
+    }
+    for (int i = 0; i < c->runs->nelts; i++) {
+        const char *id = APR_ARRAY_IDX(c->runs, i, hooks_run_t *)->id;
+
+        apr_hash_set(c->webhook->held, id, APR_HASH_KEY_STRING, id);
+    }
+    return status;
+}
+
+static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_time_t *again)
+{
+    claim_t c = {.webhook = baton, .max = max, .runs = runs};
+    apr_pool_t *pool;
+    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
+
+    if (status == APR_SUCCESS) {
+        status = claim_with(&c, pool);
+        apr_pool_destroy(pool);
+    }
+    if (c.again != 0) {
+        *again = apr_time_now() + c.again;
+    }
+    return status;
+}
+
+/* -- Loading ------------------------------------------------------------------------------ */
+
+typedef struct load_t {
+    service_webhook_t *webhook;
+    hooks_run_t *run;
+    const char *event;
+} load_t;
+
+static apr_status_t renew_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const load_t *l = baton;
+
+    return store_outbox_renew(tx, l->webhook->config.name, l->run->id, l->webhook->owner,
+                              LEASE_TIME, pool);
+}
+
+static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    load_t *l = baton;
+    const outbox_run_t *events = l->run->events;
+
+    return store_outbox_load(tx, APR_ARRAY_IDX(events->seqs, l->run->done, const char *), &l->event,
+                             pool);
+}
+
+static apr_status_t load(void *baton, hooks_run_t *run, const char **event, apr_pool_t *pool)
+{
+    load_t l = {baton, run, NULL};
+    apr_status_t status = APR_SUCCESS;
+
+    if (run->until - apr_time_now() < LEASE_LEFT) {
+        apr_time_t until = apr_time_now() + LEASE_TIME;
+
+        status = store_write(l.webhook->store, renew_work, &l, pool);
+        if (status != APR_SUCCESS) {
+            return status;
+        }
+        run->until = until;
+    }
+    status = APR_ENOENT;
+    while (status == APR_ENOENT && run->done < run->count) {
+        status = store_read(l.webhook->store, load_work, &l, pool);
+        if (status == APR_ENOENT) {
+            run->done++; /* somebody has deleted it */
+        }
+    }
+    if (status == APR_SUCCESS) {
+        *event = l.event;
+    }
+    return status;
+}
+
+/* -- Settling ----------------------------------------------------------------------------- */
+
+typedef struct settle_t {
+    service_webhook_t *webhook;
+    const apr_array_header_t *runs;
+    apr_interval_time_t again; /* 0: nothing failed */
+} settle_t;
+
+#define SEQ(run, i) APR_ARRAY_IDX(((const outbox_run_t *)(run)->events)->seqs, i, const char *)
+
+static apr_status_t let_wait(store_tx_t *tx, settle_t *s, const hooks_run_t *run, int failures,
+                             apr_interval_time_t since, apr_pool_t *pool)
+{
+    apr_interval_time_t delay = webhook_backoff(failures);
+    apr_status_t status = store_outbox_wait(tx, s->webhook->config.name, run->id, s->webhook->owner,
+                                            failures, since, delay, pool);
+
+    for (int i = run->done; i < run->count && status == APR_SUCCESS; i++) {
+        status = store_outbox_postpone(tx, SEQ(run, i), delay, pool);
+    }
+    if (s->again == 0 || delay < s->again) {
+        s->again = delay;
+    }
+    return status;
+}
+
+static apr_status_t note_failure(store_tx_t *tx, settle_t *s, const hooks_run_t *run,
+                                 apr_pool_t *pool)
+{
+    const service_webhook_config_t *config = &s->webhook->config;
+    outbox_run_t *events = run->events;
+    apr_interval_time_t since = 0;
+    int failures = 0;
+    apr_status_t status = APR_SUCCESS;
+
+    /* Those before this run were of its first event. */
+    if (run->done == 0) {
+        status = store_outbox_load_failures(tx, config->name, run->id, &failures, &since, pool);
+    }
+    if (status == APR_SUCCESS && config->retry > 0 && failures > 0 && since >= config->retry) {
+        events->buried = 1;
+        status = store_outbox_bury(tx, SEQ(run, run->done), run->error, pool);
+        return status == APR_SUCCESS
+                   ? store_outbox_release(tx, config->name, run->id, s->webhook->owner)
+                   : status;
+    }
+    return status == APR_SUCCESS ? let_wait(tx, s, run, failures + 1, since, pool) : status;
+}
+
+static apr_status_t settle_run(store_tx_t *tx, settle_t *s, const hooks_run_t *run,
+                               apr_pool_t *pool)
+{
+    apr_status_t status = APR_SUCCESS;
+
+    ((outbox_run_t *)run->events)->buried = 0;
+    for (int i = 0; i < run->done && status == APR_SUCCESS; i++) {
+        status = store_outbox_delete(tx, SEQ(run, i));
+    }
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    return run->error != NULL
+               ? note_failure(tx, s, run, pool)
+               : store_outbox_release(tx, s->webhook->config.name, run->id, s->webhook->owner);
+}
+
+static apr_status_t settle_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    settle_t *s = baton;
+    apr_status_t status = APR_SUCCESS;
+
+    s->again = 0;
+    for (int i = 0; i < s->runs->nelts && status == APR_SUCCESS; i++) {
+        status = settle_run(tx, s, APR_ARRAY_IDX(s->runs, i, hooks_run_t *), pool);
+    }
+    return status;
+}
+
+static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time_t *again,
+                           apr_pool_t *pool)
+{
+    settle_t s = {baton, runs, 0};
+    apr_status_t status = store_write(s.webhook->store, settle_work, &s, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    for (int i = 0; i < runs->nelts; i++) {
+        const hooks_run_t *run = APR_ARRAY_IDX(runs, i, hooks_run_t *);
+
+        apr_hash_set(s.webhook->held, run->id, APR_HASH_KEY_STRING, NULL);
+        if (((const outbox_run_t *)run->events)->buried) {
+            mdm_log(MDM_LOG_ERR, 0,
+                    "webhook %s: event %s of enrollment \"%s\" is given up and stays in "
+                    "mdm_webhook_outbox: %s",
+                    s.webhook->config.name, SEQ(run, run->done), run->id, run->error);
+        }
+    }
+    if (s.again != 0) {
+        *again = apr_time_now() + s.again;
+    }
+    return APR_SUCCESS;
+}
+
+hooks_source_t webhook_outbox(service_webhook_t *webhook)
+{
+    hooks_source_t source = {claim, load, settle, webhook};
+
+    return source;
+}
+
+/* -- From memory -------------------------------------------------------------------------- */
+
+typedef struct flush_t {
+    service_webhook_t *webhook;
+    const webhook_entry_t *first;
+} flush_t;
+
+static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const flush_t *flush = baton;
+    apr_status_t status = APR_SUCCESS;
+
+    (void)pool;
+    if (!store_outbox_exists(tx)) {
+        webhook_outbox_missing(flush->webhook);
+        return APR_SUCCESS;
+    }
+    for (const webhook_entry_t *entry = flush->first; entry != NULL && status == APR_SUCCESS;
+         entry = entry->next) {
+        status = store_outbox_add(tx, flush->webhook->config.name, entry->id, entry->topic,
+                                  entry->event);
+    }
+    return status;
+}
+
+apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
+{
+    apr_status_t status = APR_SUCCESS;
+    webhook_entry_t *first;
+    apr_pool_t *pool;
+
+    apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
+    while (status == APR_SUCCESS &&
+           (first = webhook_queue_take(webhook->queue, FLUSH_MAX)) != NULL) {
+        flush_t flush = {webhook, first};
+
+        status = store_write(webhook->store, flush_work, &flush, pool);
+        if (status == APR_SUCCESS) {
+            webhook_queue_free(first);
+        } else {
+            webhook_queue_put_back(webhook->queue, first);
+        }
+        apr_pool_clear(pool);
+    }
+    apr_pool_destroy(pool);
+    return status;
+}

@@ -1,0 +1,111 @@
+# Copyright 2026 The mod_nanomdm authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Require mdm-enrolled before a backend of its own: what reaches it with each source of identity, what a
+# client cannot forge, a backend that is away, and large content.
+use strict;
+use warnings FATAL => 'all';
+
+use NanoMDM::Receiver ();
+use NanoMDM::Test;
+
+my $backend = NanoMDM::Receiver->new;
+my $proxy = join '', map {
+    my ($path, $identity) = @$_;
+    my $target = $backend->url('/content/');
+    <<"END_LOCATION";
+<Location "/$path/">
+    NanoMDMIdentity $identity
+    Require mdm-enrolled
+    RequestHeader set X-Enrollment-ID "expr=%{reqenv:NANOMDM_ENROLLMENT_ID}"
+    RequestHeader set X-Trace-ID "expr=%{reqenv:UNIQUE_ID}"
+    RequestHeader unset Mdm-Signature
+    ProxyPass "$target" retry=0
+</Location>
+END_LOCATION
+} ['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header X-Client-Cert'];
+my $httpd = server(NanoMDM::Httpd->new(ports => ['tls'], config => <<"END_CONFIG"));
+<Location "/mdm">
+    SetHandler nanomdm
+</Location>
+<Location "/mdm-ssl">
+    SetHandler nanomdm
+    NanoMDMIdentity ssl
+</Location>
+<Location "/mdm-header">
+    SetHandler nanomdm
+    NanoMDMIdentity header X-Client-Cert
+</Location>
+$proxy
+<VirtualHost 127.0.0.1:\@tls_port\@>
+    SSLEngine on
+    SSLCertificateFile \@pki\@/server.pem
+    SSLCertificateKeyFile \@pki\@/server.key
+    SSLCACertificateFile \@pki\@/ca.pem
+    SSLVerifyClient optional
+</VirtualHost>
+END_CONFIG
+ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
+
+sub content {
+    my ($device, $method, $path, %o) = @_;
+    my $tls = $device->{source} eq 'ssl';
+    return request($method => $path, %o, ($tls ? (host => 'tls', identity => $device->{identity}) : ()),
+        headers => [identity_headers($device, $o{body} // ''), @{ $o{headers} || [] }]);
+}
+
+my @forged = map { ($_ => 'FORGED') } qw(X-Enrollment-ID X-Trace-ID x-enrollment-id X_Enrollment_ID);
+my %device;
+for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+    my ($path, $source) = @$case;
+    my $device = $device{$source} = enroll(device(source => $source, host => $source eq 'ssl' ? 'tls' : ''));
+    for my $method (qw(GET PUT POST)) {
+        my $body = $method eq 'GET' ? '' : "a body\0of $method" x 1000;
+        my $r = content($device, $method, "/$path/a/b?c=d", body => $body, headers => [@forged]);
+        is_status($r, 200, "$source: $method");
+        my $q = ($backend->requests)[-1];
+        is("$q->{method} $q->{path}", "$method /content/a/b?c=d", '… the path, without the prefix');
+        ok($q->{body} eq $body, '… the body');
+        is($q->{headers}{'x-enrollment-id'}, $device->{id}, '… who it is');
+        is($q->{headers}{'x-trace-id'}, (split /, /, $r->{headers}{'x-trace-id'})[0], '… the trace id');
+        is($q->{headers}{'mdm-signature'}, undef, '… no signature');
+    }
+    my $n = $backend->count;
+    my $stranger = device(source => $source, host => $device->{host});
+    is_status(content($stranger, GET => "/$path/x", headers => [@forged]), 400, "$source: a stranger");
+    is_status(request(GET => "/$path/x", headers => [@forged], host => $device->{host}), 400, "$source: nobody");
+    is($backend->count, $n, '… do not get there');
+}
+
+# large content goes through, not into memory
+sub peak {
+    my $peak = 0;
+    for my $pid ($httpd->children) {
+        my ($kb) = slurp("/proc/$pid/status") =~ /^VmHWM:\s+(\d+)/m;
+        $peak = $kb if $kb > $peak;
+    }
+    return $peak;
+}
+my $size = 100 * 1024 * 1024;
+for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+    my ($path, $source) = @$case;
+    my $before = peak();
+    $backend->answer(status => 200, size => $size);
+    my $r = content($device{$source}, GET => "/$path/large", timeout => 60);
+    is_status($r, 200, "$source: 100 MB");
+    is(length $r->{body}, $size, '… all of it');
+    my $more = peak() - $before;
+    cmp_ok($more, '<', 20 * 1024, "… in $more kB more of a child's memory");
+}
+
+# a backend that is away
+$backend->down;
+for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+    my ($path, $source) = @$case;
+    like(content($device{$source}, GET => "/$path/x")->{status}, qr/^50[23]$/, "$source: no backend");
+}
+$backend->up;
+$backend->answer(raw => '');
+is_status(content($device{signature}, GET => '/sig/x'), 502, 'a backend that hangs up');
+$httpd->stop;
+done_testing;
