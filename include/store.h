@@ -274,19 +274,25 @@ apr_status_t store_outbox_bury(store_tx_t *tx, const char *seq, const char *erro
 
 /* History: commands that are finished, or were taken back, and their results. */
 
-/** What to sweep. */
-typedef enum {
-    STORE_HISTORY_FINISHED, /* commands with a final result: an index hit */
-    STORE_HISTORY_CLEARED   /* those that a new enrollment took back: reads the whole queue */
-} store_history_t;
+/** Whether finding it is an index hit.
+ * @return MDM_ESCHEMA if it is not, on another server's database */
+apr_status_t store_history_check(store_t *store, apr_pool_t *pool);
 
-/** Delete a small batch of what ended longer ago than age: places in the queue with their results,
- * and commands that nobody has any more. Nothing a device waits for is touched or locked. Only one
- * node at a time does so: another finds nothing.
+/** Delete a small batch of commands whose final result is older than age: their places in the
+ * queue, their results, and commands that nobody has any more. Nothing a device waits for is
+ * touched or locked. Only one node at a time does so: another finds nothing.
  *
- * @param deleted  how many places there were; 0: nothing is left, or another node is at it
+ * @param deleted  rows; 0: nothing is left, or another node is at it
  */
-apr_status_t store_history_sweep(store_t *store, store_history_t what, apr_interval_time_t age,
-                                 int *deleted, apr_pool_t *pool);
+apr_status_t store_history_finished(store_t *store, apr_interval_time_t age, int *deleted,
+                                    apr_pool_t *pool);
+/** Likewise for commands that a new enrollment took back, of the few enrollments behind one.
+ *
+ * @param after  an enrollment's id; "": from the first on
+ * @param last   behind which to go on, in the pool or the one given
+ * @return APR_ENOENT if there are none behind it
+ */
+apr_status_t store_history_cleared(store_t *store, apr_interval_time_t age, const char *after,
+                                   const char **last, int *deleted, apr_pool_t *pool);
 
 #endif

@@ -191,6 +191,12 @@ static int threads_of_child(void)
     return threads > 0 ? threads : 1;
 }
 
+/* Those that use the database. */
+static int background_threads(const nanomdm_server_t *conf)
+{
+    return 1 + (conf->history > 0) + (conf->webhooks != NULL ? conf->webhooks->nelts : 0);
+}
+
 static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
                                   const nanomdm_server_t *conf, const char **why)
 {
@@ -199,7 +205,7 @@ static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
     apr_status_t status;
 
     if (config.max == NANOMDM_UNSET) {
-        config.max = threads_of_child() + 1; /* and one for the background */
+        config.max = threads_of_child() + background_threads(conf);
     }
     database->webhooks = apr_hash_make(child->pool);
     status = store_open(&database->store, &config, why, child->pool);

@@ -420,7 +420,9 @@ static const char *parse_duration(cmd_parms *cmd, const char *value, apr_interva
             return NULL;
         }
     }
-    return wrong(cmd, "\"%s\" is no duration: write a number and ms, s, min, h or d, as in 30s",
+    return wrong(cmd,
+                 "\"%s\" is no duration: write a number and ms, s, min, h or d, as in 30s, at most "
+                 "3650d",
                  value);
 }
 
@@ -716,9 +718,8 @@ static const char *set_history(cmd_parms *cmd, void *dir, const char *value)
     const char *error = parse_duration(cmd, value, &conf->history);
 
     (void)dir;
-    if (error == NULL && (conf->history < apr_time_from_sec(1) ||
-                          conf->history > apr_time_from_sec(INT64_C(36500) * 24 * 3600))) {
-        return wrong(cmd, "\"%s\": from 1s to 36500d", value);
+    if (error == NULL && conf->history < apr_time_from_sec(1)) {
+        return wrong(cmd, "\"%s\": from 1s to 3650d", value);
     }
     return error;
 }

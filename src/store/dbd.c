@@ -77,12 +77,30 @@ static void begin_call(store_tx_t *tx)
 
 /* -- Connections -------------------------------------------------------------------------- */
 
+/* Run a select as it is. The results of one that the connection did not survive may be there in
+ * name only, and reading them crashes the driver: only the error's text tells. Returns the driver's
+ * code.
+ */
+static int select_text(store_tx_t *tx, const char *sql, apr_dbd_results_t **results)
+{
+    const store_t *store = tx->store;
+    int code;
+
+    *results = NULL;
+    code = apr_dbd_select(store->driver, tx->scratch, tx->handle, results, sql, 1);
+    if (code == 0 && store->dialect->lost_code != 0 &&
+        *apr_dbd_error(store->driver, tx->handle, code) != '\0') {
+        return store->dialect->lost_code;
+    }
+    return code;
+}
+
 static int drain(store_tx_t *tx, const char *sql)
 {
-    apr_dbd_results_t *results = NULL;
+    apr_dbd_results_t *results;
 
     begin_call(tx);
-    return apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    return select_text(tx, sql, &results);
 }
 
 /* A setting may need a lock, which another process has for a moment. */
@@ -152,15 +170,7 @@ static const char *connect_reason(const store_t *store, const char *reason, apr_
                : reason;
 }
 
-static void note_own_tables(store_tx_t *tx)
-{
-    const char *why;
-    apr_pool_t *pool;
-
-    apr_pool_create(&pool, tx->pool);
-    tx->has_own = dbd_missing(tx, dialect_own_tables, &why, pool) == NULL;
-    apr_pool_destroy(pool);
-}
+static int has_own_tables(store_tx_t *tx); /* below, with what it needs */
 
 static apr_status_t open_handle(store_tx_t *tx, const char **why)
 {
@@ -215,7 +225,7 @@ static apr_status_t connect_to_database(store_tx_t *tx)
             return MDM_EUNAVAILABLE;
         }
     }
-    note_own_tables(tx);
+    tx->has_own = has_own_tables(tx);
     return APR_SUCCESS;
 }
 
@@ -556,7 +566,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
                            const char **values, apr_pool_t *pool)
 {
     const store_t *store = tx->store;
-    apr_dbd_results_t *results = NULL;
+    apr_dbd_results_t *results;
     apr_dbd_row_t *row;
     const char *sql;
     const char *place;
@@ -572,7 +582,7 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     sql = apr_pstrcat(tx->scratch, apr_pstrmemdup(tx->scratch, sql, (apr_size_t)(place - sql)), "'",
                       apr_dbd_escape(store->driver, tx->scratch, arg, tx->handle), "'", place + 2,
                       NULL);
-    code = apr_dbd_select(store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    code = select_text(tx, sql, &results);
     if (code != 0) {
         return failed(tx, code, "a select");
     }
@@ -678,11 +688,11 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql)
 
 apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *rows, apr_pool_t *pool)
 {
-    apr_dbd_results_t *results = NULL;
+    apr_dbd_results_t *results;
     int code;
 
     begin_call(tx);
-    code = apr_dbd_select(tx->store->driver, tx->scratch, tx->handle, &results, sql, 1);
+    code = select_text(tx, sql, &results);
     if (code != 0) {
         return failed(tx, code, "a select");
     }
@@ -724,6 +734,23 @@ const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **
         }
     }
     return NULL;
+}
+
+/* Asked of the catalogs, so that a server that logs refused statements has nothing to log. */
+static int has_own_tables(store_tx_t *tx)
+{
+    apr_pool_t *pool;
+    int has = 1;
+
+    apr_pool_create(&pool, tx->pool);
+    for (const char *const *table = dialect_own_tables; has && *table != NULL; table += 2) {
+        apr_array_header_t *rows = apr_array_make(pool, 1, sizeof(const char *));
+        const char *sql = apr_psprintf(pool, tx->store->dialect->table_missing, *table);
+
+        has = dbd_select(tx, dbd_sql(tx, sql, pool), rows, pool) == APR_SUCCESS && rows->nelts == 0;
+    }
+    apr_pool_destroy(pool);
+    return has;
 }
 
 /* -- Transactions ------------------------------------------------------------------------- */

@@ -45,7 +45,7 @@ typedef enum {
     STMT_HISTORY_LOCK,   /* NULL where BEGIN locks */
     STMT_HISTORY_UNLOCK, /* NULL where the end of the transaction does */
     STMT_HISTORY_FINISHED,
-    STMT_HISTORY_CLEARED,
+    STMT_HISTORY_ENROLLMENTS,
     STMT_HISTORY_QUEUE_DELETE,
     STMT_HISTORY_RESULT_DELETE,
     STMT_HISTORY_COMMAND_UNUSED,
@@ -72,6 +72,7 @@ typedef enum {
     STMT_QUEUE_ADD,
     STMT_PUSH_LOAD,
     STMT_PUSH_LOAD_WITH_DEAD,
+    STMT_HISTORY_CLEARED,
     STMT_COUNT
 } statement_t;
 
@@ -119,6 +120,7 @@ typedef struct dialect_t {
     int settings_return_rows; /* and are run as selects */
     int unlock_token_as_hex;  /* in place of a blob */
     int truncates;            /* the driver cuts large columns of prepared selects */
+    int lost_code;            /* of a select whose rows got lost, where the driver says 0; else 0 */
     /* the client library's function for a connection's socket; NULL if there is no server */
     const char *socket_function;
     int reconnects; /* the driver does so behind one's back unless told not to */
@@ -167,7 +169,7 @@ const dialect_t *dialect_get(const char *driver);
     [STMT_HISTORY_CLEARED] =                                                                       \
         "SELECT q.id, q.command_uuid FROM {p}enrollment_queue AS q"                                \
         " LEFT JOIN {p}command_results AS r ON r.id = q.id AND r.command_uuid = q.command_uuid"    \
-        " WHERE q.updated_at < " cutoff " AND q.active = FALSE"                                    \
+        " WHERE q.updated_at < " cutoff " AND q.id IN ({ids}) AND q.active = FALSE"                \
         " AND (r.status IS NULL OR r.status = 'NotNow') LIMIT 200",                                \
     [STMT_HISTORY_QUEUE_DELETE] =                                                                  \
         "DELETE FROM {p}enrollment_queue WHERE NOT EXISTS (SELECT 1 FROM {p}command_results AS r"  \

@@ -154,6 +154,7 @@ const dialect_t dialect_mysql = {
     .socket_function = "mysql_get_socket",
     .unlock_token_as_hex = 1,
     .truncates = 1,
+    .lost_code = 2013,
     .reconnects = 1,
     .upgrade_lock = "SELECT 1 FROM DUAL WHERE GET_LOCK(" LOCK_NAME ", 0) = 1",
     .upgrade_unlock = "DO RELEASE_LOCK(" LOCK_NAME ")",

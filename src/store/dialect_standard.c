@@ -200,6 +200,7 @@ static const char *const dialect_standard[STMT_COUNT] = {
         "UPDATE {p}mdm_webhook_outbox SET due_ms = NULL, error = %s WHERE seq = %lld",
     [STMT_LEASE_RELEASE] =
         "DELETE FROM {p}mdm_webhook_leases WHERE webhook = %s AND id = %s AND owner = %s",
+    [STMT_HISTORY_ENROLLMENTS] = "SELECT id FROM {p}enrollments WHERE id > %s ORDER BY id LIMIT 32",
     [STMT_HISTORY_COMMAND_DELETE] =
         "DELETE FROM {p}commands WHERE command_uuid = %s"
         " AND NOT EXISTS (SELECT 1 FROM {p}enrollment_queue AS q"

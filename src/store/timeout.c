@@ -22,6 +22,9 @@
 #include "mdm_log.h"
 #include "mdm_status.h"
 
+/* How many limits pass between attempts to connect to a server that does not answer. */
+#define RETRY_LIMITS 6
+
 /* An attempt to connect. Belongs to its thread and to whoever waits for it; the last one frees it.
  */
 typedef struct attempt_t {
@@ -41,7 +44,8 @@ struct timeout_t {
     apr_interval_time_t limit;
     apr_thread_mutex_t *mutex; /* of all below */
     APR_RING_HEAD(watches_t, timeout_watch_t) watches;
-    attempt_t *given_up; /* the one that keeps others from trying */
+    attempt_t *given_up; /* the one that keeps others from trying, until then */
+    apr_time_t try_again;
     apr_thread_cond_t *stop_cond;
     apr_thread_t *thread;
     int stopping;
@@ -153,14 +157,15 @@ static int attempt_wait(attempt_t *attempt, apr_interval_time_t limit)
     return ended;
 }
 
-/* Whether an attempt before this one still waits for the server. */
+/* Whether an attempt before this one still waits for the server. Not for ever: it may be the only
+ * one that is never answered, because its packets went to a machine that is gone. */
 static int server_is_silent(timeout_t *timeout)
 {
     int silent = 0;
 
     apr_thread_mutex_lock(timeout->mutex);
     if (timeout->given_up != NULL) {
-        silent = !attempt_wait(timeout->given_up, 0);
+        silent = apr_time_now() < timeout->try_again && !attempt_wait(timeout->given_up, 0);
         if (!silent) {
             attempt_release(timeout->given_up);
             timeout->given_up = NULL;
@@ -178,6 +183,7 @@ static void give_up(timeout_t *timeout, attempt_t *attempt)
     first = timeout->given_up == NULL;
     if (first) {
         timeout->given_up = attempt;
+        timeout->try_again = apr_time_now() + RETRY_LIMITS * timeout->limit;
     }
     apr_thread_mutex_unlock(timeout->mutex);
     if (!first) {

@@ -28,7 +28,7 @@ typedef struct timeout_watch_t {
 apr_status_t timeout_create(timeout_t **out, apr_interval_time_t limit, apr_pool_t *pool);
 
 /** Open a connection, or give up after the limit. While an attempt that was given up has not ended,
- * all others fail at once.
+ * all others fail at once, but for one every few limits.
  *
  * @param pool  a new one with its own allocator, which the connection lives in; to be destroyed
  *              after it was closed

@@ -59,6 +59,7 @@ for my $case (
     ['user authentication',  'NanoMDMUserAuthenticate sometimes',   qr/decline.*empty-digest/s],
     ['a size',               'NanoMDMMaxBody huge',                 qr/NanoMDMMaxBody/],
     ['a pool that gives up at once', 'NanoMDMDatabasePool timeout=1ms', qr/timeout=1ms.*at least 100ms/],
+    ['a history of ages', 'NanoMDMHistory 36500d', qr/NanoMDMHistory.*at most 3650d/],
     ['a history of nothing', 'NanoMDMHistory 0s',                      qr/NanoMDMHistory.*from 1s/],
     ['a duration',           'NanoMDMLastSeenInterval 5parsecs',    qr/NanoMDMLastSeenInterval/],
     ['a webhook without URL', 'NanoMDMWebhook',                      qr/NanoMDMWebhook.*receiver's URL/],

@@ -7,8 +7,11 @@
 use strict;
 use warnings FATAL => 'all';
 
-use NanoMDM::Test;
+use Time::HiRes qw(sleep);
+
+use NanoMDM::Database;
 use NanoMDM::Httpd;
+use NanoMDM::Test;
 
 my $httpd = server(NanoMDM::Httpd->new(config => <<'END'));
 NanoMDMHistory 10s
@@ -138,5 +141,55 @@ ok(&eventually(sub { !db_value('SELECT count(*) FROM commands WHERE command_uuid
     'hundreds go in batches');
 answer($other, $_, 'Acknowledged') for @many;
 log_unlike(0, qr/\[nanomdm:(?:error|warn)\]/, 'and nothing failed');
+
+# a command that is swept while it is enqueued again; a sweep while another node is at it
+if (var('nanomdm_driver') ne 'sqlite3') {
+    my $node = NanoMDM::Database::connect_to($httpd->{dsn});
+    my ($text, $uuid) = command_plist('ProfileList');
+    db('INSERT INTO commands (command_uuid, request_type, command) VALUES (?, ?, ?)', $uuid, 'ProfileList', $text);
+    $node->begin_work;
+    $node->selectall_arrayref('SELECT 1 FROM commands WHERE command_uuid = ? FOR UPDATE', undef, $uuid);
+    $node->do('DELETE FROM commands WHERE command_uuid = ?', undef, $uuid);
+    my $pid = open(my $out, '-|') // die $!;
+    if (!$pid) {
+        require POSIX;
+        $node->{InactiveDestroy} = 1;
+        syswrite STDOUT, api(PUT => "enqueue/$other->{id}?nopush=1", $text)->{status};
+        POSIX::_exit(0);
+    }
+    sleep 0.7;    # it waits for us
+    $node->commit;
+    is(<$out>, 200, 'a command that is deleted while it is enqueued');
+    close $out;
+    is(rows('enrollment_queue', $uuid, $other), 1, '… is queued all the same');
+    answer($other, $uuid, 'Acknowledged');
+
+    my $lock = $pgsql ? "SELECT pg_advisory_xact_lock(hashtext(current_schema() || '.history'))"
+        : "SELECT GET_LOCK(MD5(CONCAT(DATABASE(), '.history')), 20)";
+    $node->begin_work;
+    $node->selectall_arrayref($lock);
+    my $old = enqueue($other);
+    answer($other, $old, 'Acknowledged');
+    age_command($old);
+    sleep 3;
+    is(rows('command_results', $old), 1, 'while another node sweeps, this one does not');
+    $node->selectall_arrayref("SELECT RELEASE_LOCK(MD5(CONCAT(DATABASE(), '.history')))") unless $pgsql;
+    $node->commit;
+    ok(&eventually(sub { !rows('commands', $old) }, 10), '… but then');
+}
+
+# another server's database, before its upgrade
+if (var('nanomdm_driver') eq 'sqlite3') {
+    $httpd->stop;
+    db('DROP INDEX command_results_updated_at');
+    my $old = "$many[0]";
+    my $mark = log_mark();
+    ok($httpd->start, 'starts without the index');
+    age_command($old);
+    log_like($mark, qr/NanoMDMHistory waits: .*nanomdm-schema upgrade/, '… and says what it needs');
+    is(rows('commands', $old), 1, '… and does not sweep without');
+    is((tool('nanomdm-schema', 'upgrade', '--database', "sqlite3 $httpd->{database}"))[0], 0, '… an upgrade');
+    ok(&eventually(sub { !rows('commands', $old) }, 20), '… makes it');
+}
 
 done_testing;
