@@ -9,6 +9,8 @@ use warnings FATAL => 'all';
 
 use NanoMDM::Test;
 
+plan(skip_all => 'mod_http2 needs an MPM with threads') if var('mpm') eq 'prefork';
+
 my $httpd = server(NanoMDM::Httpd->new(ports => ['apns'], modules => ['http2'], config => <<'END_CONFIG'));
 <Location "/mdm">
     SetHandler nanomdm
