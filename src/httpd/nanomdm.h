@@ -134,18 +134,27 @@ void *nanomdm_create_dir(apr_pool_t *pool, char *path);
 void *nanomdm_merge_dir(apr_pool_t *pool, void *base, void *add);
 nanomdm_server_t *nanomdm_server(const server_rec *server);
 nanomdm_dir_t *nanomdm_dir(const request_rec *r);
-/** What the configuration uses, noted while it was read (nanomdm_use_t); emptied per reading. */
-apr_array_header_t *nanomdm_uses(apr_pool_t *pool, int reset);
-/** The handler's kind by its name, or NANOMDM_HANDLER_OTHER. */
-nanomdm_handler_t nanomdm_handler_kind(const char *name);
-/** Whether the handler serves devices, who must never see 401 or 403. */
-int nanomdm_handler_is_device(nanomdm_handler_t handler);
 /** Fill in the defaults, once all of the configuration is read and merged. */
 void nanomdm_config_complete(server_rec *main_server);
 /** Where a store is, from the configuration. */
 store_config_t nanomdm_store_config(const nanomdm_server_t *conf);
 /** How to reach the push service, likewise. */
 apns_config_t nanomdm_apns_config(const nanomdm_server_t *conf);
+
+/* uses.c */
+/** What the configuration uses, noted while it was read (nanomdm_use_t); emptied per reading. */
+apr_array_header_t *nanomdm_uses(apr_pool_t *pool, int reset);
+/** The handler's kind by its name, or NANOMDM_HANDLER_OTHER. */
+nanomdm_handler_t nanomdm_handler_kind(const char *name);
+/** Whether the handler serves devices, who must never see 401 or 403. */
+int nanomdm_handler_is_device(nanomdm_handler_t handler);
+/** Note that this line uses something; the caller fills it in. */
+nanomdm_use_t *nanomdm_note_use(cmd_parms *cmd);
+/* Listeners beside httpd's own directives of these names. */
+const char *nanomdm_note_handler(cmd_parms *cmd, void *dir, const char *args);
+const char *nanomdm_note_require(cmd_parms *cmd, void *dir, const char *args);
+const char *nanomdm_note_merging(cmd_parms *cmd, void *dir, const char *value);
+const char *nanomdm_note_provider(cmd_parms *cmd, void *dir, const char *name);
 
 /* check.c: what is wrong with the configuration, and the schema. */
 int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp);

@@ -1,61 +1,25 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* Connections, prepared statements and transactions over apr_dbd. Owns every lesson about its
- * drivers, so that nobody else has to know them; knows no table.
+/* Statements and transactions over apr_dbd. Owns the lessons about its drivers, so that nobody else
+ * has to know them; knows no table.
  *
- * - A connection has its own allocator, prepares a statement at its first use, and is thrown away
- *   as soon as anything on it fails: drivers reset connections in ways that lose statements. If it
- *   is dead, all that were opened before go with it, since a restarted server broke them all.
+ * - A connection prepares a statement at its first use. If it is dead, all that were opened before
+ * go with it, since a restarted server broke them all.
  * - Transactions are plain BEGIN, COMMIT and ROLLBACK: the drivers' own commit on an early return
  *   and crash on a dead connection.
  * - Results are read with random access, rows counted from 1, and copied: the only way that tells
  *   "no row" from an error on all drivers.
  */
-#include "dbd.h"
+#include "connection.h"
 
 #include <apr_atomic.h>
-#include <apr_dbd.h>
-#include <apr_file_info.h>
-#include <apr_lib.h>
-#include <apr_reslist.h>
 #include <apr_strings.h>
 #include <string.h>
 
 #include "mdm_log.h"
-#include "timeout.h"
-#include "writer.h"
 
-#define BUSY_PAUSE apr_time_from_msec(10)
-#define PREFIX_MAX 20
-
-static const int list_sizes[] = {1, 32, DBD_LIST_MAX};
-#define LIST_SIZES (int)(sizeof(list_sizes) / sizeof(list_sizes[0]))
-#define PREPARED_COUNT (STMT_LISTS + (STMT_COUNT - STMT_LISTS) * LIST_SIZES)
-
-struct store_t {
-    store_config_t config;
-    const dialect_t *dialect;
-    const apr_dbd_driver_t *driver;
-    apr_reslist_t *connections;
-    timeout_t *timeout;      /* NULL: wait as long as the driver does */
-    writer_t *writer;        /* NULL unless the dialect has a single writer */
-    apr_uint32_t generation; /* of connections: older ones are thrown away */
-};
-
-struct store_tx_t {
-    store_t *store;
-    apr_pool_t *pool;        /* of the connection */
-    apr_pool_t *scratch;     /* of one statement */
-    apr_pool_t *driver_pool; /* of the handle; NULL until it is open */
-    apr_dbd_t *handle;
-    timeout_watch_t watch;
-    apr_dbd_prepared_t *prepared[PREPARED_COUNT];
-    apr_uint32_t generation;
-    int has_own; /* the tables of sql/own.*.sql */
-    int code;    /* the driver's code of the first failure, 0 while all is well */
-    int busy;    /* that failure means: try again */
-};
+static const int list_sizes[LIST_SIZES] = {1, 32, DBD_LIST_MAX};
 
 const dialect_t *dbd_dialect(const store_tx_t *tx)
 {
@@ -67,325 +31,6 @@ int dbd_has(const store_tx_t *tx, statement_t statement)
     const char *sql = dialect_statement(tx->store->dialect, statement);
 
     return sql != NULL && (tx->has_own || strstr(sql, "{p}mdm_") == NULL);
-}
-
-static void begin_call(store_tx_t *tx)
-{
-    apr_pool_clear(tx->scratch);
-    if (tx->store->timeout != NULL) {
-        timeout_begin(tx->store->timeout, &tx->watch);
-    }
-}
-
-/* -- Connections -------------------------------------------------------------------------- */
-
-/* Run a select as it is. The results of one that the connection did not survive may be there in
- * name only, and reading them crashes the driver: only the error's text tells. Returns the driver's
- * code.
- */
-static int select_text(store_tx_t *tx, const char *sql, apr_dbd_results_t **results)
-{
-    const store_t *store = tx->store;
-    int code;
-
-    *results = NULL;
-    code = apr_dbd_select(store->driver, tx->scratch, tx->handle, results, sql, 1);
-    if (code == 0 && store->dialect->lost_code != 0 &&
-        *apr_dbd_error(store->driver, tx->handle, code) != '\0') {
-        return store->dialect->lost_code;
-    }
-    return code;
-}
-
-static int drain(store_tx_t *tx, const char *sql)
-{
-    apr_dbd_results_t *results;
-
-    begin_call(tx);
-    return select_text(tx, sql, &results);
-}
-
-/* A setting may need a lock, which another process has for a moment. */
-static int set(store_tx_t *tx, const char *setting)
-{
-    const store_t *store = tx->store;
-    apr_time_t end = apr_time_now() + store->config.wait;
-
-    for (;;) {
-        int rows = 0;
-        int code;
-
-        begin_call(tx);
-        code = store->dialect->settings_return_rows
-                   ? drain(tx, setting)
-                   : apr_dbd_query(store->driver, tx->handle, &rows, setting);
-
-        if (code == 0 || apr_time_now() >= end ||
-            !store->dialect->is_busy(code, apr_dbd_error(store->driver, tx->handle, code))) {
-            return code;
-        }
-        apr_sleep(BUSY_PAUSE);
-    }
-}
-
-/* The list holds its lock while it makes a resource: so this only makes room for a connection, and
- * connecting, which may take seconds, comes after. */
-static apr_status_t connection_make(void **resource, void *params, apr_pool_t *unused)
-{
-    apr_pool_t *pool = NULL;
-    store_tx_t *tx;
-    apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
-
-    (void)unused; /* not safe for subpools from several threads */
-    if (status != APR_SUCCESS) {
-        return status;
-    }
-    tx = apr_pcalloc(pool, sizeof(*tx));
-    tx->store = params;
-    tx->pool = pool;
-    tx->generation = apr_atomic_read32(&tx->store->generation);
-    apr_pool_create(&tx->scratch, pool);
-    *resource = tx;
-    return APR_SUCCESS;
-}
-
-/* The first line of a driver's text, for the log. */
-static const char *first_line(const char *reason, apr_pool_t *pool)
-{
-    return reason == NULL ? "no reason given" : apr_pstrmemdup(pool, reason, strcspn(reason, "\n"));
-}
-
-/* Why connecting failed. Parameters that it cannot parse libpq quotes, with the password in them.
- */
-static const char *connect_reason(const store_t *store, const char *reason, apr_pool_t *pool)
-{
-    static const char *const quotes[] = {"connection info string", "connection option", "URI"};
-
-    for (size_t i = 0; reason != NULL && i < sizeof(quotes) / sizeof(quotes[0]); i++) {
-        if (strstr(reason, quotes[i]) != NULL) {
-            return "its parameters cannot be parsed: look for blanks and quotes in values";
-        }
-    }
-    reason = first_line(reason, pool);
-    return store->dialect->single_writer /* its parameters are a file's name, and no secret */
-               ? apr_psprintf(pool, "%s: %s", store->config.params, reason)
-               : reason;
-}
-
-static int has_own_tables(store_tx_t *tx); /* below, with what it needs */
-
-static apr_status_t open_handle(store_tx_t *tx, const char **why)
-{
-    const store_t *store = tx->store;
-    apr_dbd_t *handle = NULL;
-    void *native;
-    apr_status_t status;
-
-    if (store->timeout != NULL) {
-        status = timeout_open(store->timeout, store->driver, store->config.params, &handle,
-                              &tx->driver_pool, why);
-    } else {
-        status = apr_pool_create_unmanaged_ex(&tx->driver_pool, NULL, NULL);
-        if (status == APR_SUCCESS) {
-            status =
-                apr_dbd_open_ex(store->driver, tx->driver_pool, store->config.params, &handle, why);
-        }
-    }
-    if (status != APR_SUCCESS) {
-        return MDM_EUNAVAILABLE;
-    }
-    tx->handle = handle;
-    native = apr_dbd_native_handle(store->driver, handle);
-    if (store->timeout != NULL) {
-        timeout_watch(store->timeout, &tx->watch, store->dialect->socket_function, native);
-    }
-    if (store->dialect->connected != NULL) {
-        store->dialect->connected(native);
-    }
-    return APR_SUCCESS;
-}
-
-static apr_status_t connect_to_database(store_tx_t *tx)
-{
-    const store_t *store = tx->store;
-    const char *const *settings =
-        store->config.read_only ? store->dialect->read_settings : store->dialect->settings;
-    const char *reason = NULL;
-
-    if (open_handle(tx, &reason) != APR_SUCCESS) {
-        mdm_log(MDM_LOG_ERR, 0, "cannot connect to the %s database: %s", store->config.driver,
-                connect_reason(store, reason, tx->pool));
-        return MDM_EUNAVAILABLE;
-    }
-    for (const char *const *setting = settings; setting != NULL && *setting != NULL; setting++) {
-        int code = set(tx, *setting);
-
-        if (code != 0) {
-            reason = apr_dbd_error(store->driver, tx->handle, code);
-            mdm_log(MDM_LOG_ERR, 0, "the %s database refuses \"%s\": %s", store->config.driver,
-                    *setting, first_line(reason, tx->pool));
-            return MDM_EUNAVAILABLE;
-        }
-    }
-    tx->has_own = has_own_tables(tx);
-    return APR_SUCCESS;
-}
-
-static apr_status_t connection_close(void *resource, void *params, apr_pool_t *unused)
-{
-    store_tx_t *tx = resource;
-    apr_pool_t *driver_pool = tx->driver_pool;
-
-    (void)unused;
-    (void)params;
-    if (tx->handle != NULL) {
-        if (tx->store->timeout != NULL) {
-            timeout_unwatch(tx->store->timeout, &tx->watch);
-        }
-        apr_dbd_close(tx->store->driver, tx->handle);
-    }
-    apr_pool_destroy(tx->pool); /* and tx with it */
-    if (driver_pool != NULL) {
-        apr_pool_destroy(driver_pool);
-    }
-    return APR_SUCCESS;
-}
-
-static apr_status_t acquire(store_tx_t **out, store_t *store)
-{
-    for (;;) {
-        void *resource = NULL;
-        apr_status_t status = apr_reslist_acquire(store->connections, &resource);
-        store_tx_t *tx = resource;
-
-        if (status != APR_SUCCESS) {
-            if (APR_STATUS_IS_TIMEUP(status)) {
-                mdm_log(MDM_LOG_WARNING, 0,
-                        "no database connection became free in time: all %d are in use",
-                        store->config.max);
-            }
-            return MDM_EUNAVAILABLE;
-        }
-        if (tx->handle == NULL) {
-            status = connect_to_database(tx);
-        }
-        if (status == APR_SUCCESS && tx->generation == apr_atomic_read32(&store->generation)) {
-            tx->code = 0;
-            tx->busy = 0;
-            *out = tx;
-            return APR_SUCCESS;
-        }
-        apr_reslist_invalidate(store->connections, tx);
-        if (status != APR_SUCCESS) {
-            return status;
-        }
-    }
-}
-
-static void release(store_tx_t *tx, int keep)
-{
-    store_t *store = tx->store;
-
-    apr_pool_clear(tx->scratch);
-    timeout_end(&tx->watch);
-    if (keep && !timeout_expired(&tx->watch)) {
-        apr_reslist_release(store->connections, tx);
-    } else {
-        apr_reslist_invalidate(store->connections, tx);
-    }
-}
-
-apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t *pool)
-{
-    const apr_dbd_driver_t *unused;
-    const dialect_t *dialect = dialect_get(driver);
-
-    if (dialect == NULL) {
-        *why = apr_psprintf(pool, "unknown database driver \"%s\": use sqlite3, pgsql or mysql",
-                            driver);
-        return MDM_EINPUT;
-    }
-    if (apr_dbd_init(pool) != APR_SUCCESS ||
-        apr_dbd_get_driver(pool, driver, &unused) != APR_SUCCESS) {
-        *why = apr_psprintf(pool,
-                            "the database driver \"%s\" is not installed: on Debian, install the "
-                            "package %s",
-                            driver, dialect->package);
-        return MDM_EINPUT;
-    }
-    return APR_SUCCESS;
-}
-
-apr_status_t store_prefix_check(const char *prefix, const char **why, apr_pool_t *pool)
-{
-    if (strspn(prefix, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen(prefix) &&
-        strlen(prefix) <= PREFIX_MAX && !apr_isdigit(*prefix)) {
-        return APR_SUCCESS;
-    }
-    *why = apr_psprintf(pool,
-                        "\"%s\" is no prefix: use up to %d small letters, digits and _, not "
-                        "beginning with a digit",
-                        prefix, PREFIX_MAX);
-    return MDM_EINPUT;
-}
-
-static apr_status_t store_cleanup(void *pool)
-{
-    apr_pool_destroy(pool);
-    return APR_SUCCESS;
-}
-
-apr_status_t store_open(store_t **out, const store_config_t *config, const char **why,
-                        apr_pool_t *pool)
-{
-    store_t *store;
-    apr_finfo_t unused;
-    apr_pool_t *own;
-    apr_status_t status = store_driver_check(config->driver, why, pool);
-
-    if (status == APR_SUCCESS) {
-        status = store_prefix_check(config->prefix, why, pool);
-    }
-    if (status != APR_SUCCESS) {
-        return status;
-    }
-    if (config->read_only && dialect_get(config->driver)->single_writer &&
-        apr_stat(&unused, config->params, APR_FINFO_TYPE, pool) != APR_SUCCESS) {
-        /* Opening it would make an empty one. */
-        *why = apr_psprintf(pool, "there is no database file %s", config->params);
-        return MDM_EINPUT;
-    }
-    store = apr_pcalloc(pool, sizeof(*store));
-    store->config = *config;
-    store->dialect = dialect_get(config->driver);
-    if (store->dialect->reconnects) {
-        /* Reconnecting loses prepared statements, and a transaction that had begun. */
-        store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0", NULL);
-    }
-    status = apr_dbd_get_driver(pool, config->driver, &store->driver);
-    if (status == APR_SUCCESS && store->dialect->single_writer && !config->read_only) {
-        status = writer_create(&store->writer, config->params, pool);
-    }
-    if (status == APR_SUCCESS && config->timeout > 0 && store->dialect->socket_function != NULL) {
-        status = timeout_create(&store->timeout, config->timeout, pool);
-    }
-    if (status == APR_SUCCESS) {
-        /* The list takes memory under a lock of its own, which keeps nobody else from the pool. */
-        status = apr_pool_create_unmanaged_ex(&own, NULL, NULL);
-    }
-    if (status == APR_SUCCESS) {
-        apr_pool_cleanup_register(pool, own, store_cleanup, apr_pool_cleanup_null);
-        /* Kept connections beyond 0 are closed once they idled: that is what "smax" means. */
-        status = apr_reslist_create(&store->connections, 0, 0, config->max, config->idle,
-                                    connection_make, connection_close, store, own);
-    }
-    if (status != APR_SUCCESS) {
-        *why = "out of memory or locks";
-        return status;
-    }
-    apr_reslist_timeout_set(store->connections, config->wait);
-    *out = store;
-    return APR_SUCCESS;
 }
 
 /* -- Statements --------------------------------------------------------------------------- */
@@ -424,7 +69,7 @@ static apr_status_t failed(store_tx_t *tx, int code, const char *what)
         tx->busy = tx->store->dialect->is_busy(code, reason);
         mdm_log(tx->busy ? MDM_LOG_DEBUG : MDM_LOG_WARNING, 0,
                 "database: %s failed with code %d: %s", what, code,
-                first_line(reason, tx->scratch));
+                connection_line(reason, tx->scratch));
     }
     return MDM_EUNAVAILABLE;
 }
@@ -434,7 +79,7 @@ static int transaction_statement(store_tx_t *tx, const char *sql, const char *wh
     int rows = 0;
     int code;
 
-    begin_call(tx);
+    connection_call(tx);
     code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     if (code != 0) {
         failed(tx, code, what);
@@ -476,7 +121,7 @@ static apr_status_t exec(store_tx_t *tx, statement_t statement, int size, const 
     int code;
     apr_status_t status;
 
-    begin_call(tx);
+    connection_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -498,7 +143,7 @@ static apr_status_t select_rows(store_tx_t *tx, statement_t statement, int size,
     int code;
     apr_status_t status;
 
-    begin_call(tx);
+    connection_call(tx);
     status = prepare(tx, statement, size, &prepared);
     if (status != APR_SUCCESS) {
         return status;
@@ -593,14 +238,14 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     if (!store->dialect->truncates) {
         return dbd_load(tx, statement, &arg, columns, values, pool);
     }
-    begin_call(tx);
+    connection_call(tx);
     sql =
         expand(dialect_statement(store->dialect, statement), store->config.prefix, 0, tx->scratch);
     place = strstr(sql, "%s");
     sql = apr_pstrcat(tx->scratch, apr_pstrmemdup(tx->scratch, sql, (apr_size_t)(place - sql)), "'",
                       apr_dbd_escape(store->driver, tx->scratch, arg, tx->handle), "'", place + 2,
                       NULL);
-    code = select_text(tx, sql, &results);
+    code = connection_select(tx, sql, &results);
     if (code != 0) {
         return failed(tx, code, "a select");
     }
@@ -677,7 +322,7 @@ apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char 
     if (transaction_statement(tx, "SAVEPOINT attempt", "SAVEPOINT") != 0) {
         return MDM_EUNAVAILABLE;
     }
-    begin_call(tx);
+    connection_call(tx);
     code = apr_dbd_query(store->driver, tx->handle, &rows, sql);
     if (code == 0) {
         *affected = rows;
@@ -688,7 +333,7 @@ apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char 
     if (store->dialect->is_busy(code, reason)) {
         return failed(tx, code, "a statement");
     }
-    *why = first_line(reason, pool);
+    *why = connection_line(reason, pool);
     code = transaction_statement(tx, "ROLLBACK TO SAVEPOINT attempt", "ROLLBACK");
     return code == 0 ? APR_EGENERAL : MDM_EUNAVAILABLE;
 }
@@ -698,7 +343,7 @@ apr_status_t dbd_query(store_tx_t *tx, const char *sql)
     int rows = 0;
     int code;
 
-    begin_call(tx);
+    connection_call(tx);
     sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
     code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
     return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
@@ -709,8 +354,8 @@ apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *row
     apr_dbd_results_t *results;
     int code;
 
-    begin_call(tx);
-    code = select_text(tx, sql, &results);
+    connection_call(tx);
+    code = connection_select(tx, sql, &results);
     if (code != 0) {
         return failed(tx, code, "a select");
     }
@@ -728,13 +373,13 @@ apr_status_t dbd_probe(store_tx_t *tx, const char *sql, const char **why, apr_po
     int code;
 
     sql = expand(sql, tx->store->config.prefix, 0, pool);
-    code = drain(tx, sql);
+    code = connection_drain(tx, sql);
     if (code != 0) {
         /* SQLite's driver fails once where somebody else has changed the schema. */
-        code = drain(tx, sql);
+        code = connection_drain(tx, sql);
     }
     if (code != 0) {
-        *why = first_line(apr_dbd_error(tx->store->driver, tx->handle, code), pool);
+        *why = connection_line(apr_dbd_error(tx->store->driver, tx->handle, code), pool);
         return APR_EGENERAL;
     }
     return APR_SUCCESS;
@@ -752,23 +397,6 @@ const char *dbd_missing(store_tx_t *tx, const char *const *tables, const char **
         }
     }
     return NULL;
-}
-
-/* Asked of the catalogs, so that a server that logs refused statements has nothing to log. */
-static int has_own_tables(store_tx_t *tx)
-{
-    apr_pool_t *pool;
-    int has = 1;
-
-    apr_pool_create(&pool, tx->pool);
-    for (const char *const *table = dialect_own_tables; has && *table != NULL; table += 2) {
-        apr_array_header_t *rows = apr_array_make(pool, 1, sizeof(const char *));
-        const char *sql = apr_psprintf(pool, tx->store->dialect->table_missing, *table);
-
-        has = dbd_select(tx, dbd_sql(tx, sql, pool), rows, pool) == APR_SUCCESS && rows->nelts == 0;
-    }
-    apr_pool_destroy(pool);
-    return has;
 }
 
 /* -- Transactions ------------------------------------------------------------------------- */
@@ -828,9 +456,9 @@ static int is_alive(store_tx_t *tx)
     if (timeout_expired(&tx->watch)) {
         return 0;
     }
-    begin_call(tx);
+    connection_call(tx);
     apr_dbd_query(tx->store->driver, tx->handle, &rows, "ROLLBACK"); /* no transaction is fine */
-    return drain(tx, "SELECT 1") == 0;
+    return connection_drain(tx, "SELECT 1") == 0;
 }
 
 static apr_status_t lock_writer(store_t *store)
@@ -851,7 +479,7 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
     store_tx_t *tx;
     outcome_t outcome;
 
-    *status = acquire(&tx, store);
+    *status = connection_acquire(&tx, store);
     if (*status != APR_SUCCESS) {
         return ATTEMPT_UNCONNECTED; /* waiting was bounded, and connecting again is no better */
     }
@@ -859,7 +487,7 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
     if (takes_turn) {
         *status = lock_writer(store);
         if (*status != APR_SUCCESS) {
-            release(tx, 1);
+            connection_release(tx, 1);
             return ATTEMPT_UNCONNECTED;
         }
     }
@@ -875,9 +503,9 @@ static outcome_t attempt(store_t *store, store_work_t *work, void *baton, int wr
         if (!is_alive(tx)) {
             apr_atomic_inc32(&store->generation);
         }
-        release(tx, 0);
+        connection_release(tx, 0);
     } else {
-        release(tx, 1);
+        connection_release(tx, 1);
     }
     return outcome;
 }
