@@ -7,9 +7,11 @@
 #include <apr_lib.h>
 #include <apr_strings.h>
 #include <openssl/crypto.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "http.h"
+#include "mdm_plist.h"
 
 #define MAX_REPLY (16 * 1024 * 1024)
 
@@ -26,26 +28,59 @@ static const char *part(CURLU *url, CURLUPart what, apr_pool_t *pool)
     return copy;
 }
 
-/* Characters that a server, or a proxy before it, may take for others. */
-static int is_plain(const char *endpoint)
+/* One that a server, or a proxy before it, may take for another: a dot segment with a parameter. */
+static int has_dot_segment(const char *endpoint)
 {
-    if (*endpoint == '\0' || *endpoint == '/' || strpbrk(endpoint, "\\?#") != NULL) {
-        return 0;
-    }
-    for (const char *c = endpoint; *c != '\0'; c++) {
+    const char *segment = endpoint;
+
+    do {
+        segment += *segment == '/';
+        if (strncmp(segment, ".;", 2) == 0 || strncmp(segment, "..;", 3) == 0) {
+            return 1;
+        }
+        segment = strchr(segment, '/');
+    } while (segment != NULL);
+    return 0;
+}
+
+/* The endpoint without its escapes; NULL if one is damaged, or stands for a character that means
+ * something in a path, or for a control character. */
+static const char *decode(const char *endpoint, apr_pool_t *pool)
+{
+    char *text = apr_pstrdup(pool, endpoint);
+    char *to = text;
+
+    for (const char *c = text; *c != '\0'; c++) {
+        char digits[3] = {0};
+
         if (apr_iscntrl(*c)) {
-            return 0;
+            return NULL;
         }
         if (*c != '%') {
+            *to++ = *c;
             continue;
         }
-        if (!apr_isxdigit(c[1]) || !apr_isxdigit(c[2]) || strncmp(c, "%00", 3) == 0 ||
-            strncasecmp(c, "%2e", 3) == 0 || strncasecmp(c, "%2f", 3) == 0 ||
-            strncasecmp(c, "%5c", 3) == 0 || strncmp(c, "%25", 3) == 0) {
-            return 0;
+        if (!apr_isxdigit(c[1]) || !apr_isxdigit(c[2])) {
+            return NULL;
         }
+        memcpy(digits, c + 1, 2);
+        *to = (char)strtol(digits, NULL, 16);
+        if (apr_iscntrl(*to) || strchr("./\\%;", *to) != NULL) {
+            return NULL;
+        }
+        to++;
+        c += 2;
     }
-    return 1;
+    *to = '\0';
+    return text;
+}
+
+static int is_plain(const char *endpoint, apr_pool_t *pool)
+{
+    const char *text = decode(endpoint, pool);
+
+    return text != NULL && mdm_utf8_valid(text, strlen(text)) && *endpoint != '\0' &&
+           *endpoint != '/' && strpbrk(endpoint, "\\?#") == NULL && !has_dot_segment(endpoint);
 }
 
 static int is_below(CURLU *base, CURLU *url, apr_pool_t *pool)
@@ -84,7 +119,7 @@ apr_status_t hooks_endpoint_url(const char **url, const char *base, const char *
     CURLU *to = curl_url();
     apr_status_t status = MDM_EINPUT;
 
-    if (from != NULL && to != NULL && endpoint != NULL && is_plain(endpoint) &&
+    if (from != NULL && to != NULL && endpoint != NULL && is_plain(endpoint, pool) &&
         set_base(from, base, pool) && set_base(to, base, pool) &&
         curl_url_set(to, CURLUPART_URL, endpoint, CURLU_URLENCODE) == CURLUE_OK &&
         is_below(from, to, pool)) {

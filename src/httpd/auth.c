@@ -55,6 +55,17 @@ static int refuse(request_rec *r, int http_status, const char *why)
     return http_status;
 }
 
+/* Whether this request, or one that it came from, is known to be an enrolled device's. */
+static int is_identified(const request_rec *r)
+{
+    for (; r != NULL; r = r->main != NULL ? r->main : r->prev) {
+        if (apr_table_get(r->subprocess_env, ENROLLMENT_ID) != NULL) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* The body, which a signature is over, is read here and handed out again by a filter. */
 int nanomdm_check_access(request_rec *r)
 {
@@ -66,11 +77,13 @@ int nanomdm_check_access(request_rec *r)
     apr_size_t len = 0;
     apr_status_t status;
 
-    if (dir->require_enrolled <= 0 || !ap_is_initial_req(r)) {
+    if (dir->require_enrolled <= 0 || is_identified(r)) {
         return DECLINED;
     }
     nanomdm_trace_id(r);
-    if (dir->identity != NANOMDM_IDENTITY_SSL && dir->identity != NANOMDM_IDENTITY_HEADER) {
+    /* A subrequest, by which an open location may lead here, has no body. */
+    if (r->main == NULL && dir->identity != NANOMDM_IDENTITY_SSL &&
+        dir->identity != NANOMDM_IDENTITY_HEADER) {
         int http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
 
         if (http_status != OK) {
@@ -104,13 +117,7 @@ static authz_status check_enrolled(request_rec *r, const char *args, const void 
 {
     (void)args;
     (void)parsed;
-    while (r->main != NULL) {
-        r = r->main;
-    }
-    while (r->prev != NULL) {
-        r = r->prev;
-    }
-    return apr_table_get(r->subprocess_env, ENROLLMENT_ID) != NULL ? AUTHZ_GRANTED : AUTHZ_DENIED;
+    return is_identified(r) ? AUTHZ_GRANTED : AUTHZ_DENIED;
 }
 
 static const char *parse_enrolled(cmd_parms *cmd, const char *args, const void **parsed)

@@ -140,10 +140,12 @@ static apr_status_t start_webhook(child_t *child, const service_webhook_config_t
     delivery->grace = child->threaded ? WEBHOOK_GRACE : WEBHOOK_GRACE_PREFORK;
     status = service_webhook_create(&delivery->webhook, config, database->store, child->pool);
     if (status == APR_SUCCESS) {
-        status = start_loop(child, delivery_loop, delivery);
-    }
-    if (status == APR_SUCCESS) {
         *out = delivery->webhook;
+        if (start_loop(child, delivery_loop, delivery) != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_CRIT, 0, log_server,
+                         "NanoMDMWebhook %s: no thread; events are left to other children",
+                         config->name);
+        }
     }
     return status;
 }
@@ -164,9 +166,10 @@ static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf
             status = start_webhook(child, config, database, &webhook);
         }
         if (status != APR_SUCCESS) {
-            ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMWebhook %s cannot be started",
-                         config->name);
-            continue;
+            ap_log_error(APLOG_MARK, APLOG_CRIT, status, s,
+                         "NanoMDMWebhook %s cannot be started: requests get 503", config->name);
+            conf->service.store = NULL; /* rather than messages without their events */
+            return;
         }
         apr_hash_set(database->webhooks, config->name, APR_HASH_KEY_STRING, webhook);
         if (conf->service.webhooks == NULL) {

@@ -17,6 +17,9 @@
 
 #define PREFIX_MAX 20
 
+/* How long a connection believes that tables of our own are missing. */
+#define OWN_TABLES_INTERVAL apr_time_from_sec(60)
+
 void connection_call(store_tx_t *tx)
 {
     apr_pool_clear(tx->scratch);
@@ -121,20 +124,52 @@ static const char *connect_reason(const store_t *store, const char *reason, apr_
 }
 
 /* Asked of the catalogs, so that a server that logs refused statements has nothing to log. */
-static int has_own_tables(store_tx_t *tx)
+static apr_status_t ask_own_tables(store_tx_t *tx, int *missing)
 {
+    apr_status_t status = APR_SUCCESS;
     apr_pool_t *pool;
-    int has = 1;
 
     apr_pool_create(&pool, tx->pool);
-    for (const char *const *table = dialect_own_tables; has && *table != NULL; table += 2) {
+    *missing = 0;
+    for (const char *const *table = dialect_own_tables;
+         status == APR_SUCCESS && !*missing && *table != NULL; table += 2) {
         apr_array_header_t *rows = apr_array_make(pool, 1, sizeof(const char *));
         const char *sql = apr_psprintf(pool, tx->store->dialect->table_missing, *table);
 
-        has = dbd_select(tx, dbd_sql(tx, sql, pool), rows, pool) == APR_SUCCESS && rows->nelts == 0;
+        status = dbd_select(tx, dbd_sql(tx, sql, pool), rows, pool);
+        *missing = rows->nelts > 0;
     }
     apr_pool_destroy(pool);
-    return has;
+    return status;
+}
+
+/* Whether the tables of our own are there. Those that are not may come with an upgrade, while the
+ * connection is in use. @return MDM_EUNAVAILABLE: nobody knows */
+static apr_status_t learn_own_tables(store_tx_t *tx)
+{
+    apr_time_t now = apr_time_now();
+    apr_time_t end = now + tx->store->config.wait;
+    apr_status_t status;
+    int missing;
+
+    if (tx->has_own || now < tx->ask_again) {
+        return APR_SUCCESS;
+    }
+    /* SQLite's driver fails once where somebody else has changed the schema. */
+    for (int tries = 0;; tries++) {
+        tx->code = 0;
+        tx->busy = 0;
+        status = ask_own_tables(tx, &missing);
+        if (status == APR_SUCCESS || (tries > 0 && !tx->busy) || apr_time_now() >= end) {
+            break;
+        }
+        apr_sleep(BUSY_PAUSE);
+    }
+    if (status == APR_SUCCESS) {
+        tx->has_own = !missing;
+        tx->ask_again = now + OWN_TABLES_INTERVAL;
+    }
+    return status;
 }
 
 static apr_status_t open_handle(store_tx_t *tx, const char **why)
@@ -190,7 +225,6 @@ static apr_status_t connect_to_database(store_tx_t *tx)
             return MDM_EUNAVAILABLE;
         }
     }
-    tx->has_own = has_own_tables(tx);
     return APR_SUCCESS;
 }
 
@@ -231,6 +265,13 @@ apr_status_t connection_acquire(store_tx_t **out, store_t *store)
         }
         if (tx->handle == NULL) {
             status = connect_to_database(tx);
+            if (status == APR_SUCCESS) {
+                status = learn_own_tables(tx);
+            }
+        } else if (tx->generation == apr_atomic_read32(&store->generation) &&
+                   learn_own_tables(tx) != APR_SUCCESS) {
+            apr_reslist_invalidate(store->connections, tx); /* it may just have been dead */
+            continue;
         }
         if (status == APR_SUCCESS && tx->generation == apr_atomic_read32(&store->generation)) {
             tx->code = 0;

@@ -40,9 +40,10 @@ struct store_tx_t {
     timeout_watch_t watch;
     apr_dbd_prepared_t *prepared[PREPARED_COUNT];
     apr_uint32_t generation;
-    int has_own; /* the tables of sql/own.*.sql */
-    int code;    /* the driver's code of the first failure, 0 while all is well */
-    int busy;    /* that failure means: try again */
+    int has_own;          /* the tables of sql/own.*.sql */
+    apr_time_t ask_again; /* whether they are there, if they were not */
+    int code;             /* the driver's code of the first failure, 0 while all is well */
+    int busy;             /* that failure means: try again */
 };
 
 /** Take a connection from the list, connecting first if need be; it has no failure yet.

@@ -37,6 +37,9 @@ my $httpd = server(NanoMDM::Httpd->new(ports => ['tls'], config => <<"END_CONFIG
     NanoMDMIdentity header X-Client-Cert
 </Location>
 $proxy
+<Location "/open">
+    FallbackResource /hdr/from-open
+</Location>
 <VirtualHost 127.0.0.1:\@tls_port\@>
     SSLEngine on
     SSLCertificateFile \@pki\@/server.pem
@@ -97,6 +100,15 @@ for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
     my $more = peak() - $before;
     cmp_ok($more, '<', 20 * 1024, "… in $more kB more of a child's memory");
 }
+
+# from an open place into the closed one
+is_status(content($device{header}, GET => '/open/x'), 200, 'an internal redirect, of a device');
+is_status(request(GET => '/open/x'), 400, '… of nobody');
+
+# what the backend itself says is its own matter
+$backend->answer(status => 401);
+is_status(content($device{signature}, GET => '/sig/x'), 401, "the backend's own 401 goes through");
+$backend->answer(status => 200);
 
 # a backend that is away
 $backend->down;
