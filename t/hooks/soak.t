@@ -150,14 +150,13 @@ my $drained = time - $since;
 
 # --- what was said --------------------------------------------------------------------------
 
-my %message;    # by event id: status, pid, at (µs), kind
+my %message;    # by event id: status, pid, at (microseconds), kind
 for (split /\n/, slurp("$httpd->{dir}/soak_log")) {
     my ($at, $pid, $status, $id, $path) = split / /;
     $message{$id} = { at => $at, pid => $pid, status => $status } if $path !~ m{^/v1/};
 }
-my $logged = keys %message;
 for (grep { / message=/ } split /\n/, $httpd->log) {
-    my ($pid, $id, $kind, $text) = /\[pid (\d+):.*?\] \[id (\S+)\] .*?message=(\w+)(.*)/ or next;
+    my ($pid, $id, $kind, $text) = /\[pid (\d+):.*?\[id (\S+)\] .*?message=(\w+)(.*)/ or next;
     my ($status) = $text =~ / code=(\d+)/;
     $message{$id}{pid}    //= $pid;
     $message{$id}{status} //= $status;
@@ -223,7 +222,7 @@ sub microseconds {
 }
 
 my $idle = grep { ($_->{inner}{status} // '') eq 'Idle' } values %first;
-diag(sprintf '%d messages answered with 200, %d events (%d Idle), %d repeats, %d Idle lost, %d that no log knows;'
+note(sprintf '%d messages answered with 200, %d events (%d Idle), %d repeats, %d Idle lost, %d that no log knows;'
         . ' receiver stopped %d times, %d children killed, %d restarts; the last event after %.1f s',
     scalar @said, scalar keys %first, $idle, @events - keys %first, scalar @lost, scalar @unknown, $stops,
     scalar @killed, $restarts, $drained);
