@@ -19,11 +19,12 @@
 typedef struct apns_t apns_t;
 
 typedef struct apns_config_t {
-    const char *url;                /* https://HOST[:PORT] */
-    const char *ca_file;            /* PEM; NULL: the system's roots */
-    const char *proxy;              /* http://[USER:PASSWORD@]HOST:PORT, by CONNECT; NULL: none */
-    int connections;                /* most per topic */
-    int queue_max;                  /* most pushes that wait or are in flight; 0: 200,000 */
+    const char *url;     /* https://HOST[:PORT] */
+    const char *ca_file; /* PEM; NULL: the system's roots */
+    const char *proxy;   /* http://[USER:PASSWORD@]HOST:PORT, by CONNECT; NULL: none */
+    int connections;     /* most per topic */
+    int queue_max; /* most pushes that wait or are in flight, but one call alone may have more;
+                    * 0: 200,000 */
     apr_interval_time_t expiration; /* until when the service keeps a push; 0: not at all */
 } apns_config_t;
 
