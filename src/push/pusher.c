@@ -47,7 +47,7 @@ static apr_status_t free_apns(void *data)
     int running;
 
     desk_lock(&apns->desk);
-    running = apns->desk.state == DESK_OPEN;
+    running = apns->running;
     desk_unlock(&apns->desk);
     if (running) {
         return APR_SUCCESS; /* its thread could not be stopped, and must find everything */
@@ -101,6 +101,9 @@ static apr_status_t set_up(apns_t *apns, const apns_config_t *config)
     apns->config = *config;
     apns->config.ca_file = apr_pstrdup(apns->pool, config->ca_file);
     apns->by_name = apr_hash_make(apns->pool);
+    if (status == APR_SUCCESS && !pusher_room_to_poll(apns, ALWAYS_POLLED)) {
+        status = APR_ENOMEM;
+    }
     if (status == APR_SUCCESS) {
         status =
             desk_init(&apns->desk, config->queue_max > 0 ? config->queue_max : WAITING_DEFAULT);
