@@ -67,7 +67,8 @@ int apns_has_certificate(apns_t *apns, const char *topic, apr_int64_t version);
  * connections; pushes in flight end on the old ones.
  *
  * @param version  of the row that stores it, its stale counter
- * @return MDM_EINPUT with the reason in *why if certificate and key cannot be used
+ * @return MDM_EINPUT with the reason in *why if certificate and key cannot be used; the log has it,
+ *         once for each version
  */
 apr_status_t apns_set_certificate(apns_t *apns, const char *topic, apr_int64_t version,
                                   const char *cert_pem, const char *key_pem, const char **why,

@@ -50,8 +50,9 @@ struct apns_t {
     apr_pool_t *pool; /* its own */
     endpoint_t endpoint;
     apns_config_t config;
-    X509_STORE *roots;   /* with the desk's lock: read when there is a certificate to use */
-    apr_hash_t *by_name; /* with the desk's lock, as topics is */
+    X509_STORE *roots;    /* with the desk's lock: read when there is a certificate to use */
+    apr_hash_t *by_name;  /* with the desk's lock, as topics is */
+    apr_hash_t *unusable; /* likewise: topic -> version that the log has been told of */
     topic_t *topics;
     lookup_t *lookup;
     /* the thread's */

@@ -8,7 +8,6 @@
 #include <apr_strings.h>
 #include <string.h>
 
-#include "mdm_log.h"
 #include "results.h"
 
 /* Dead tokens noted in one transaction: others want to write, too. */
@@ -71,7 +70,6 @@ static apr_status_t use_certificate(push_work_t *work, const store_push_t *row, 
                                   load.cert.key_pem, &why, work->pool);
     if (status != APR_SUCCESS) {
         *error = apr_psprintf(work->pool, "the push certificate cannot be used: %s", why);
-        mdm_log(MDM_LOG_ERR, 0, "the push certificate for %s cannot be used: %s", row->topic, why);
     }
     return APR_SUCCESS;
 }

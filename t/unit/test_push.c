@@ -726,6 +726,11 @@ static void test_bad_certificates(void **state)
             MDM_EINPUT);
         assert_non_null(why);
         assert_false(apns_has_certificate(pusher.apns, TOPIC, 200 + i));
+        assert_int_equal(errors, i + 1);
+        assert_int_equal(
+            apns_set_certificate(pusher.apns, TOPIC, 200 + i, cases[i][0], cases[i][1], &why, pool),
+            MDM_EINPUT);
+        assert_int_equal(errors, i + 1); /* once for each version */
     }
     assert_true(apns_has_certificate(pusher.apns, TOPIC, 101));
     pusher_free(&pusher);
@@ -737,7 +742,8 @@ static void test_config(void **state)
                                            "https://",
                                            "localhost",
                                            "",
-                                           "https://u:p@localhost",
+                                           "https://u:open sesame@localhost",
+                                           "https://user:sesame@localhost",
                                            "https://localhost/path",
                                            "https://localhost:0",
                                            "https://local host"};
@@ -756,6 +762,7 @@ static void test_config(void **state)
         config.url = bad_urls[i];
         assert_int_equal(apns_config_check(&config, &why, pool), MDM_EINPUT);
         assert_non_null(strstr(why, "https://HOST"));
+        assert_null(strstr(why, "sesame"));
     }
     config = config_for(1);
     for (apr_size_t i = 0; i < sizeof(bad_proxies) / sizeof(bad_proxies[0]); i++) {
