@@ -38,10 +38,16 @@ typedef struct store_config_t {
  */
 apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t *pool);
 
+/** Whether this can be a prefix: it becomes a part of the statements, without quotes.
+ *
+ * @return MDM_EINPUT with the reason in *why
+ */
+apr_status_t store_prefix_check(const char *prefix, const char **why, apr_pool_t *pool);
+
 /** Make a store; connects at first use. Not to be shared across a fork.
  *
  * @param out   closed with the pool
- * @return MDM_EINPUT with the reason in *why, if the driver cannot be used
+ * @return MDM_EINPUT with the reason in *why, if the driver or the prefix cannot be used
  */
 apr_status_t store_open(store_t **out, const store_config_t *config, const char **why,
                         apr_pool_t *pool);

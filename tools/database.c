@@ -15,6 +15,7 @@ static const store_config_t one_connection = {
     .prefix = "",
     .max = 1,
     .wait = APR_USEC_PER_SEC * 30,
+    .timeout = APR_USEC_PER_SEC * 60,
     .idle = APR_USEC_PER_SEC * 3600,
 };
 
@@ -97,6 +98,23 @@ apr_status_t tool_database_parse(store_config_t *out, const char *text, const ch
     return status == APR_SUCCESS ? parse(out, content, why, pool) : status;
 }
 
+/* As httpd does: a line that ends with a backslash goes on in the next one. */
+static void join_lines(char *text)
+{
+    char *to = text;
+
+    for (const char *from = text; *from != '\0';) {
+        const char *end = from + 1 + (from[1] == '\r');
+
+        if (*from == '\\' && (*end == '\n' || *end == '\0')) {
+            from = end + (*end == '\n');
+        } else {
+            *to++ = *from++;
+        }
+    }
+    *to = '\0';
+}
+
 /* What stands behind a directive's name, or NULL if the line has another one. */
 static const char *value_of(const char *line, const char *directive)
 {
@@ -109,37 +127,72 @@ static const char *value_of(const char *line, const char *directive)
                                                                                        : NULL;
 }
 
-apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char **why,
-                                     apr_pool_t *pool)
+/* The last of each directive; NULL where there is none. */
+static void find_directives(char *text, const char **database, const char **prefix)
 {
-    const char *database = NULL;
-    const char *prefix = "";
-    char *text;
     char *state;
+
+    join_lines(text);
+    *database = NULL;
+    *prefix = NULL;
+    for (char *line = apr_strtok(text, "\r\n", &state); line != NULL;
+         line = apr_strtok(NULL, "\r\n", &state)) {
+        const char *value = value_of(line, "NanoMDMDatabase");
+
+        *database = value != NULL ? value : *database;
+        value = value_of(line, "NanoMDMTablePrefix");
+        *prefix = value != NULL ? value : *prefix;
+    }
+}
+
+static int has_variable(const char *value)
+{
+    return value != NULL && strstr(value, "${") != NULL;
+}
+
+apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char *instead,
+                                     const char **why, apr_pool_t *pool)
+{
+    store_config_t config;
+    const char *database;
+    const char *prefix;
+    char *text;
     char **words;
     apr_status_t status = read_file(&text, file, why, pool);
 
     if (status != APR_SUCCESS) {
         return status;
     }
-    for (char *line = apr_strtok(text, "\r\n", &state); line != NULL;
-         line = apr_strtok(NULL, "\r\n", &state)) {
-        const char *value = value_of(line, "NanoMDMDatabase");
-
-        database = value != NULL ? value : database;
-        value = value_of(line, "NanoMDMTablePrefix");
-        if (value != NULL && apr_tokenize_to_argv(value, &words, pool) == APR_SUCCESS &&
-            words[0] != NULL) {
-            prefix = words[0];
-        }
-    }
+    find_directives(text, &database, &prefix);
     if (database == NULL) {
-        *why = apr_psprintf(pool, "%s has no NanoMDMDatabase", file);
+        *why = apr_psprintf(pool,
+                            "%s has no NanoMDMDatabase, and files that it includes are not read: "
+                            "name the one that has it, or the database itself with %s",
+                            file, instead);
         return MDM_EINPUT;
     }
-    status = parse(out, database, why, pool);
-    if (status == APR_SUCCESS) {
-        out->prefix = prefix;
+    if (has_variable(database) || has_variable(prefix)) {
+        *why = apr_psprintf(pool,
+                            "%s uses a variable, whose value httpd alone knows: name the database "
+                            "itself with %s",
+                            file, instead);
+        return MDM_EINPUT;
     }
-    return status;
+    status = parse(&config, database, why, pool);
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    if (strcmp(config.driver, "sqlite3") == 0 && *config.params != '/') {
+        *why = apr_psprintf(pool,
+                            "%s has the relative path %s, which begins at httpd's ServerRoot: name "
+                            "the file by its full path with %s",
+                            file, config.params, instead);
+        return MDM_EINPUT;
+    }
+    if (prefix != NULL && apr_tokenize_to_argv(prefix, &words, pool) == APR_SUCCESS &&
+        words[0] != NULL) {
+        config.prefix = words[0];
+    }
+    *out = config;
+    return APR_SUCCESS;
 }

@@ -14,7 +14,7 @@
 apr_status_t tool_secret_read(const char **out, const char *text, const char **why,
                               apr_pool_t *pool);
 
-/** Fill in a configuration with one connection and no prefix, from an argument.
+/** Fill in a configuration with one connection, no prefix and a timeout, from an argument.
  *
  * @param text  "DRIVER PARAMETERS" as after NanoMDMDatabase, or "file:/PATH" of a file that holds
  *              that, so that no password stands on the command line
@@ -25,9 +25,13 @@ apr_status_t tool_database_parse(store_config_t *out, const char *text, const ch
                                  apr_pool_t *pool);
 
 /** Likewise, from the NanoMDMDatabase and NanoMDMTablePrefix of a file of httpd's configuration.
- * Included files are not followed; the last of each directive counts.
- * @return MDM_EINPUT, also if it has no NanoMDMDatabase */
-apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char **why,
-                                     apr_pool_t *pool);
+ * The last of each directive counts. What only httpd knows is refused: variables, and the directory
+ * that a relative path begins in; included files are not read.
+ *
+ * @param instead  the option that takes a database as tool_database_parse() does, for the user
+ * @return MDM_EINPUT, also if it has no NanoMDMDatabase; that of reading the file
+ */
+apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char *instead,
+                                     const char **why, apr_pool_t *pool);
 
 #endif

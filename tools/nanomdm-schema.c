@@ -7,7 +7,6 @@
 #include <apr_file_info.h>
 #include <apr_general.h>
 #include <apr_getopt.h>
-#include <apr_lib.h>
 #include <apr_strings.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -201,21 +200,15 @@ static int upgrade(store_t *store, apr_pool_t *pool)
     return tell_status(store, pool);
 }
 
-/* What NanoMDMTablePrefix takes, too; it becomes a part of the statements. */
-static int is_prefix(const char *prefix)
-{
-    return strspn(prefix, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen(prefix) &&
-           strlen(prefix) <= 20 && !apr_isdigit(*prefix);
-}
-
 static int run(const options_t *options, apr_pool_t *pool)
 {
     store_config_t config;
     store_t *store;
     const char *why;
-    apr_status_t status = options->conf != NULL
-                              ? tool_database_from_conf(&config, options->conf, &why, pool)
-                              : tool_database_parse(&config, options->database, &why, pool);
+    apr_status_t status =
+        options->conf != NULL
+            ? tool_database_from_conf(&config, options->conf, "--database", &why, pool)
+            : tool_database_parse(&config, options->database, &why, pool);
 
     if (status != APR_SUCCESS) {
         return mistake(why);
@@ -223,11 +216,11 @@ static int run(const options_t *options, apr_pool_t *pool)
     if (options->prefix != NULL) {
         config.prefix = options->prefix;
     }
-    if (!is_prefix(config.prefix)) {
-        return mistake(apr_psprintf(pool,
-                                    "\"%s\" is no prefix: use up to 20 small letters, digits and "
-                                    "_, not beginning with a digit",
-                                    config.prefix));
+    if (store_prefix_check(config.prefix, &why, pool) != APR_SUCCESS) {
+        return mistake(why);
+    }
+    if (strcmp(options->command, "upgrade") == 0) {
+        config.timeout = 0; /* to change a table may take hours */
     }
     if (strcmp(config.driver, "sqlite3") == 0) { /* which would make an empty database */
         apr_finfo_t info;

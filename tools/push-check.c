@@ -278,9 +278,10 @@ static apr_array_header_t *load_certificates(const options_t *options, apr_pool_
     store_config_t config;
     store_t *store;
     const char *why = "";
-    apr_status_t status = options->conf != NULL
-                              ? tool_database_from_conf(&config, options->conf, &why, pool)
-                              : tool_database_parse(&config, options->database, &why, pool);
+    apr_status_t status =
+        options->conf != NULL
+            ? tool_database_from_conf(&config, options->conf, "--database", &why, pool)
+            : tool_database_parse(&config, options->database, &why, pool);
 
     if (status == APR_SUCCESS) {
         config.prefix = options->prefix != NULL ? options->prefix : config.prefix;

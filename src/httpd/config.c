@@ -584,13 +584,11 @@ static const char *set_schema(cmd_parms *cmd, void *dir, const char *value)
 
 static const char *set_prefix(cmd_parms *cmd, void *dir, const char *value)
 {
+    const char *why;
+
     (void)dir;
-    if (strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(value) ||
-        strlen(value) > 20 || apr_isdigit(*value)) {
-        return wrong(cmd,
-                     "\"%s\" is no prefix: use up to 20 small letters, digits and _, not beginning "
-                     "with a digit",
-                     value);
+    if (store_prefix_check(value, &why, cmd->pool) != APR_SUCCESS) {
+        return wrong(cmd, "%s", why);
     }
     nanomdm_server(cmd->server)->prefix = value;
     return NULL;

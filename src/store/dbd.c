@@ -17,6 +17,7 @@
 #include <apr_atomic.h>
 #include <apr_dbd.h>
 #include <apr_file_info.h>
+#include <apr_lib.h>
 #include <apr_reslist.h>
 #include <apr_strings.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 #include "writer.h"
 
 #define BUSY_PAUSE apr_time_from_msec(10)
+#define PREFIX_MAX 20
 
 static const int list_sizes[] = {1, 32, DBD_LIST_MAX};
 #define LIST_SIZES (int)(sizeof(list_sizes) / sizeof(list_sizes[0]))
@@ -314,6 +316,19 @@ apr_status_t store_driver_check(const char *driver, const char **why, apr_pool_t
     return APR_SUCCESS;
 }
 
+apr_status_t store_prefix_check(const char *prefix, const char **why, apr_pool_t *pool)
+{
+    if (strspn(prefix, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen(prefix) &&
+        strlen(prefix) <= PREFIX_MAX && !apr_isdigit(*prefix)) {
+        return APR_SUCCESS;
+    }
+    *why = apr_psprintf(pool,
+                        "\"%s\" is no prefix: use up to %d small letters, digits and _, not "
+                        "beginning with a digit",
+                        prefix, PREFIX_MAX);
+    return MDM_EINPUT;
+}
+
 static apr_status_t store_cleanup(void *pool)
 {
     apr_pool_destroy(pool);
@@ -328,6 +343,9 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     apr_pool_t *own;
     apr_status_t status = store_driver_check(config->driver, why, pool);
 
+    if (status == APR_SUCCESS) {
+        status = store_prefix_check(config->prefix, why, pool);
+    }
     if (status != APR_SUCCESS) {
         return status;
     }

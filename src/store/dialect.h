@@ -1,11 +1,15 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* The statements of the store, by name, and what a database's dialect must give for each. All SQL
- * of the project is in the dialect_*.c files and in sql/.
+/* The statements of the store, by name, and what a database's dialect must give for each. The SQL
+ * of requests is in the dialect_*.c files, that of the schema in sql/. Beside these, copy.c,
+ * replay.c and upgrade.c make theirs from the names of tables and columns; dbd.c has that of
+ * transactions, and dbd.c and schema.c the selects that try whether a table or a server is there.
  */
 #ifndef STORE_DIALECT_H
 #define STORE_DIALECT_H
+
+#include <apr_tables.h>
 
 typedef enum {
     STMT_ASSOCIATION_LOAD,
@@ -138,6 +142,9 @@ typedef struct dialect_t {
 
 /** A statement's SQL: with apr_dbd's placeholders, {p} for the table prefix, {ids} for a list. */
 const char *dialect_statement(const dialect_t *dialect, statement_t statement);
+
+/** The statements, const char *, of a text of sql/: each in one line, without its semicolon. */
+apr_array_header_t *dialect_split(const char *text, apr_pool_t *pool);
 
 /** The names of the tables and, behind each, of its columns that are used; NULL ends. */
 extern const char *const dialect_tables[];

@@ -8,6 +8,8 @@
  * Parameters are bound as text: compare them with columns, whose type converts them, never with
  * expressions. A percent sign before a letter would be taken for a parameter.
  */
+#include <apr_strings.h>
+#include <ctype.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -228,6 +230,37 @@ const char *dialect_statement(const dialect_t *dialect, statement_t statement)
     const char *own = dialect->statements[statement];
 
     return own != NULL ? own : dialect_standard[statement];
+}
+
+/* The statement in one line. */
+static const char *one_line(const char *sql, apr_pool_t *pool)
+{
+    char *line = apr_pstrdup(pool, sql);
+    char *to = line;
+
+    for (const char *from = line; *from != '\0'; from++) {
+        if (!isspace((unsigned char)*from)) {
+            *to++ = *from;
+        } else if (to > line && to[-1] != ' ') {
+            *to++ = ' ';
+        }
+    }
+    *to = '\0';
+    return line;
+}
+
+/* Each statement ends with ";\n". */
+apr_array_header_t *dialect_split(const char *text, apr_pool_t *pool)
+{
+    apr_array_header_t *statements = apr_array_make(pool, 32, sizeof(const char *));
+    const char *end;
+
+    while ((end = strstr(text, ";\n")) != NULL) {
+        APR_ARRAY_PUSH(statements, const char *) =
+            one_line(apr_pstrmemdup(pool, text, (apr_size_t)(end - text)), pool);
+        text = end + 2;
+    }
+    return statements;
 }
 
 const dialect_t *dialect_get(const char *driver)

@@ -2,19 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* The schema: creating it from sql/, and checking that what is there fits. */
-#include <apr_strings.h>
-#include <ctype.h>
-#include <string.h>
-
 #include "dbd.h"
-
-static int is_blank(const char *text)
-{
-    while (isspace((unsigned char)*text)) {
-        text++;
-    }
-    return *text == '\0';
-}
 
 static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
@@ -27,17 +15,14 @@ static apr_status_t check_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return dbd_missing(tx, dialect_tables, why, pool) == NULL ? APR_SUCCESS : MDM_ESCHEMA;
 }
 
-/* One statement at a time, since not every driver takes several: each ends with ";\n". */
+/* One statement at a time, since not every driver takes several. */
 static apr_status_t run_text(store_tx_t *tx, const char *text, apr_pool_t *pool)
 {
+    const apr_array_header_t *statements = dialect_split(text, pool);
     apr_status_t status = APR_SUCCESS;
 
-    while (status == APR_SUCCESS && !is_blank(text)) {
-        const char *end = strstr(text, ";\n");
-        apr_size_t len = end != NULL ? (apr_size_t)(end - text) : strlen(text);
-
-        status = dbd_query(tx, apr_pstrmemdup(pool, text, len));
-        text += end != NULL ? len + 2 : len;
+    for (int i = 0; i < statements->nelts && status == APR_SUCCESS; i++) {
+        status = dbd_query(tx, APR_ARRAY_IDX(statements, i, const char *));
     }
     return status;
 }

@@ -5,7 +5,6 @@
  * the order of things; the SQL is in the dialects.
  */
 #include <apr_strings.h>
-#include <ctype.h>
 #include <string.h>
 
 #include "dbd.h"
@@ -26,37 +25,6 @@ typedef struct plan_t {
 } plan_t;
 
 /* -- What is missing ---------------------------------------------------------------------- */
-
-/* The statement in one line. */
-static const char *one_line(const char *sql, apr_pool_t *pool)
-{
-    char *line = apr_pstrdup(pool, sql);
-    char *to = line;
-
-    for (const char *from = line; *from != '\0'; from++) {
-        if (!isspace((unsigned char)*from)) {
-            *to++ = *from;
-        } else if (to > line && to[-1] != ' ') {
-            *to++ = ' ';
-        }
-    }
-    *to = '\0';
-    return line;
-}
-
-/* The parts of a text whose statements end with ";\n". */
-static apr_array_header_t *split(const char *text, apr_pool_t *pool)
-{
-    apr_array_header_t *statements = apr_array_make(pool, 32, sizeof(const char *));
-    const char *end;
-
-    while ((end = strstr(text, ";\n")) != NULL) {
-        APR_ARRAY_PUSH(statements, const char *) =
-            one_line(apr_pstrmemdup(pool, text, (apr_size_t)(end - text)), pool);
-        text = end + 2;
-    }
-    return statements;
-}
 
 static void add_step(plan_t *plan, const char *what, apr_array_header_t *statements)
 {
@@ -95,7 +63,7 @@ static apr_status_t plan_tables(store_tx_t *tx, plan_t *plan, const char *const 
 
     if (status == APR_SUCCESS && names != NULL) {
         add_step(plan, apr_psprintf(pool, "tables that do not exist: %s", names),
-                 split(text, pool));
+                 dialect_split(text, pool));
         plan->tables |= tables == dialect_tables;
     }
     return status;

@@ -112,7 +112,8 @@ my @refused = (
     ['a pool that hardly waits',    "NanoMDMDatabasePool wait=99ms\n" . device_location(''), qr/100ms/],
     ['a pool of no connection',     "NanoMDMDatabasePool max=0\n" . device_location(''),  qr/1 to 10000/],
     ['an unknown option',           "NanoMDMDatabasePool min=1\n" . device_location(''),  qr/max=/],
-    ['a prefix with a quote',       "NanoMDMTablePrefix x'\n" . device_location(''),      qr/NanoMDMTablePrefix/],
+    ['a prefix with a quote',       "NanoMDMTablePrefix x'\n" . device_location(''),
+        qr/NanoMDMTablePrefix: "x'" is no prefix: use up to 20 small letters/],
     ['last seen never written',     "NanoMDMLastSeenInterval 0\n" . device_location(''),  qr/100ms/],
     ['a body of no bytes',          "NanoMDMMaxBody 0\n" . device_location(''),           qr/NanoMDMMaxBody/],
 );

@@ -509,7 +509,9 @@ for my $case (
     ['an unknown driver', qr/unknown database driver "db2"/, 'copy', '--from', 'db2 x', @to],
     ['no such file', qr/there is no database file/, 'copy', '--from', "sqlite3 $scratch/none", @to],
     ['the same', qr/are the same/, 'copy', '--from', $from, '--to', $from],
-    ['a prefix', qr/--to-prefix takes/, 'copy', @from, '--to', $to, '--to-prefix', 'x;'],
+    ['a prefix', qr/--to-prefix: "x;" is no prefix/, 'copy', @from, '--to', $to, '--to-prefix', 'x;'],
+    ['a prefix that begins with a digit', qr/--from-prefix: "1x" is no prefix/, 'copy', '--from', $from,
+        '--from-prefix', '1x', @to],
     ['a URL', qr/give --to-url/, 'replay', @from, '--to-url', 'ftp://x/', '--api-key', 'x'],
     ['no key', qr/give --api-key/, 'replay', @from, @url],
     ['no key file', qr/--api-key: /, 'replay', @from, @url, '--api-key', "file:$scratch/none"],
@@ -522,6 +524,16 @@ for my $case (
 }
 migrate_fails('no tables', 1, qr/not all there/, 'copy', '--from', $from, '--from-prefix', 'none_', @to,
     '--resume');
+for my $case (
+    ['a prefix', qr/--to-conf: "x;" is no prefix/, "NanoMDMDatabase $to\nNanoMDMTablePrefix x;\n"],
+    ['a relative path', qr/ServerRoot.*--to$/m, "NanoMDMDatabase sqlite3 relative-$tag.db\n"],
+    ['a variable', qr/variable.*--to$/m, "NanoMDMDatabase sqlite3 \${STATE}/nanomdm.db\n"],
+) {
+    my ($name, $pattern, $text) = @$case;
+    spew("$scratch/wrong.conf", $text);
+    migrate_fails("$name in a configuration", 2, $pattern, 'copy', @from, '--to-conf', "$scratch/wrong.conf");
+}
+ok(!-e "relative-$tag.db", '… and no file was made');
 like(migrate_ok('--help', '--help'), qr/^Usage: nanomdm-migrate copy/, '… is the usage');
 like(migrate_ok('--version', '--version'), qr/^nanomdm-migrate v\d/, '… is the version');
 {

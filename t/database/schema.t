@@ -7,7 +7,9 @@
 use strict;
 use warnings FATAL => 'all';
 
-use Time::HiRes qw(sleep time);
+use IO::Socket::INET ();
+use POSIX            ();
+use Time::HiRes      qw(sleep time);
 
 use NanoMDM::Test;
 
@@ -114,6 +116,23 @@ for my $case (
     is($status, 2, "a mistake: $name");
     like($output, $pattern, '… is named');
 }
+
+# configurations that only httpd reads as they are meant
+my $conf = var('scratch') . "/schema-$$.conf";
+for my $case (
+    ['no database',     "Include other.conf\n",                                   qr/files that it includes are not read: .*--database/],
+    ['a variable',      "NanoMDMDatabase sqlite3 \"/x/\${NAME}.db\"\n",                 qr/variable.*--database/],
+    ['one as prefix',   "NanoMDMDatabase sqlite3 /x\nNanoMDMTablePrefix \${P}\n", qr/variable.*--database/],
+    ['a relative path', "NanoMDMDatabase sqlite3 state/nanomdm.db\n",             qr{state/nanomdm\.db.*ServerRoot.*--database}],
+    ['a prefix',        "NanoMDMDatabase sqlite3 /x\nNanoMDMTablePrefix 1x\n",    qr/"1x" is no prefix/],
+) {
+    my ($name, $text, $pattern) = @$case;
+    spew($conf, $text);
+    my ($status, $output) = tool('nanomdm-schema', 'status', '--conf', $conf);
+    is($status, 2, "a configuration: $name");
+    like($output, $pattern, '… says what to do');
+}
+
 like((tool('nanomdm-schema', '--help'))[1], qr/^Usage: nanomdm-schema/, '--help');
 like((tool('nanomdm-schema', '--version'))[1], qr/^nanomdm-schema v\d/, '--version');
 
@@ -133,11 +152,16 @@ like($output, qr/mdm_dead_tokens/, '… names the table');
 like($output, qr/users: an index on \(device_id\)/, '… and the index') if $driver ne 'mysql';
 is((schema('upgrade'))[0], 0, '… upgrade');
 is_complete('… makes them');
-my $conf = var('scratch') . "/schema-$$.conf";
 spew($conf, "NanoMDMDatabase $driver \"$params\"\nNanoMDMTablePrefix \"\"\n");
 is((tool('nanomdm-schema', 'status', '--conf', $conf))[0], 0, 'the database named by a configuration');
 is(join(' ', tool('nanomdm-schema', 'upgrade', '--dry-run', '--conf', $conf)), '0 ',
     '… of which nothing is to be done');
+for my $end ("\n", "\r\n") {
+    spew($conf, join $end, "NanoMDMDatabase $driver \\", "  \"$params\"", 'NanoMDMTablePrefix \\', '""',
+        '# a comment that goes on \\', 'NanoMDMDatabase sqlite3 /nowhere/x.db', '');
+    is(join(' ', tool('nanomdm-schema', 'status', '--conf', $conf)), "0 Nothing is missing.\n",
+        'lines that go on in the next one');
+}
 
 # the schema that the module makes
 is((tool('nanomdm-schema', 'status', '--database', var('nanomdm_database') =~ s/"//gr))[0], 0,
@@ -146,6 +170,22 @@ is((tool('nanomdm-schema', 'status', '--database', var('nanomdm_database') =~ s/
 unless ($is_server) {
     done_testing;
     exit;
+}
+
+# A server that takes connections and says nothing. Looked at again behind all the others.
+my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5) or die $!;
+my $silent_since = time;
+my %waits;
+for my $command (qw(status upgrade)) {
+    my $port = $silent->sockport;
+    my $where = $driver eq 'pgsql' ? "host=127.0.0.1 port=$port dbname=x user=x"
+        : "host=127.0.0.1,port=$port,dbname=x,user=x";
+    $waits{$command} = fork() // die "fork: $!";
+    next if $waits{$command};
+    open STDERR, '>', var('scratch') . "/schema-silent-$command" or POSIX::_exit(1);
+    open STDOUT, '>&', \*STDERR or POSIX::_exit(1);
+    { no warnings; exec var('bindir') . '/nanomdm-schema', $command, '--database', "$driver $where" }
+    POSIX::_exit(127);
 }
 
 # NanoMDM's
@@ -316,6 +356,18 @@ for my $step ($driver eq 'mysql' ? ('devices', 'users', 'commands', 'enrollment_
     }
     is_complete('… and the user with few rights finds it complete');
     NanoMDM::Database::drop_role($driver, $owner, $role);
+}
+
+# the server that says nothing
+{
+    my $ended = eventually { waitpid($waits{status}, POSIX::WNOHANG()) } 75 - (time - $silent_since);
+    is($ended && $? >> 8, 2, 'a silent server: status gives up after a minute');
+    like(slurp(var('scratch') . '/schema-silent-status'), qr/cannot connect/, '… and says why');
+    is(waitpid($waits{upgrade}, POSIX::WNOHANG()), 0, '… upgrade waits, as a change may take hours');
+    for my $pid ($waits{upgrade}, $ended ? () : $waits{status}) {
+        kill 'KILL', $pid;
+        waitpid $pid, 0;
+    }
 }
 
 done_testing;

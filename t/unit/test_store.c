@@ -220,6 +220,36 @@ static void test_schema_check_after_change(void **state)
     assert_non_null(strstr(why, "push_certs"));
 }
 
+static void test_prefixes_that_are_none(void **state)
+{
+    static const char *const none[] = {
+        "1nano_", "Nano_", "nano-", "na no",     "n'",
+        "n\"",    "n;",    "{p}",   "n\xc3\xa4", "nano_nano_nano_nano_n",
+    };
+    static const char *const fine[] = {"", "_", "nano_", "n1", "nano_nano_nano_nano_"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
+        store_config_t config = db_config(&db);
+        store_t *store = NULL;
+        const char *why = NULL;
+
+        assert_int_equal(store_prefix_check(none[i], &why, pool), MDM_EINPUT);
+        assert_non_null(strstr(why, none[i]));
+        config.prefix = none[i];
+        why = NULL;
+        assert_int_equal(store_open(&store, &config, &why, pool), MDM_EINPUT);
+        assert_non_null(strstr(why, "is no prefix: use up to 20 small letters, digits and _"));
+        assert_null(store);
+    }
+    for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++) {
+        const char *why = NULL;
+
+        assert_int_equal(store_prefix_check(fine[i], &why, pool), APR_SUCCESS);
+        assert_null(why);
+    }
+}
+
 static void test_prefix(void **state)
 {
     store_config_t config = db_config(&db);
@@ -1359,6 +1389,7 @@ int main(void)
         TEST(test_schema_create),
         TEST(test_schema_missing),
         TEST(test_schema_check_after_change),
+        TEST(test_prefixes_that_are_none),
         TEST(test_prefix),
         TEST(test_rollback_on_status),
         TEST(test_retry_succeeds),

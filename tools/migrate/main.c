@@ -172,16 +172,6 @@ static int whole(const char *option, const char *value, int least, int most)
     return (int)n;
 }
 
-/* As NanoMDMTablePrefix takes it. */
-static const char *prefix(const char *option, const char *value)
-{
-    if (strlen(value) > 20 ||
-        strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(value)) {
-        migrate_die("--%s takes up to 20 small letters, digits and _, not \"%s\"", option, value);
-    }
-    return value;
-}
-
 static void take_flag(migrate_options_t *opt, int option)
 {
     switch (option) {
@@ -219,7 +209,7 @@ static void take_option(migrate_options_t *opt, int option, const char *value)
         opt->from_conf = value;
         break;
     case OPT_FROM_PREFIX:
-        opt->from_prefix = prefix("from-prefix", value);
+        opt->from_prefix = value;
         break;
     case OPT_TO:
         opt->to = value;
@@ -228,7 +218,7 @@ static void take_option(migrate_options_t *opt, int option, const char *value)
         opt->to_conf = value;
         break;
     case OPT_TO_PREFIX:
-        opt->to_prefix = prefix("to-prefix", value);
+        opt->to_prefix = value;
         break;
     case OPT_URL:
         opt->url = value;
@@ -289,12 +279,16 @@ static store_config_t database(const char *side, const char *text, const char *c
                     side, side);
     }
     status = text != NULL ? tool_database_parse(&config, text, &why, pool)
-                          : tool_database_from_conf(&config, conf, &why, pool);
+                          : tool_database_from_conf(
+                                &config, conf, apr_pstrcat(pool, "--", side, NULL), &why, pool);
     if (status != APR_SUCCESS) {
         migrate_die("--%s%s: %s", side, text != NULL ? "" : "-conf", why);
     }
     if (table_prefix != NULL) {
         config.prefix = table_prefix;
+    }
+    if (store_prefix_check(config.prefix, &why, pool) != APR_SUCCESS) {
+        migrate_die("--%s-%s: %s", side, table_prefix != NULL ? "prefix" : "conf", why);
     }
     return config;
 }
