@@ -19,11 +19,12 @@
 typedef struct apns_t apns_t;
 
 typedef struct apns_config_t {
-    const char *url;                /* https://HOST[:PORT] */
-    const char *ca_file;            /* PEM; NULL: the system's roots */
-    const char *proxy;              /* http://[USER:PASSWORD@]HOST:PORT, by CONNECT; NULL: none */
-    int connections;                /* most per topic */
-    int queue_max;                  /* most pushes that wait or are in flight; 0: 200,000 */
+    const char *url;     /* https://HOST[:PORT] */
+    const char *ca_file; /* PEM; NULL: the system's roots */
+    const char *proxy;   /* http://[USER:PASSWORD@]HOST:PORT, by CONNECT; NULL: none */
+    int connections;     /* most per topic */
+    int queue_max; /* most pushes that wait or are in flight, but one call alone may have more;
+                    * 0: 200,000 */
     apr_interval_time_t expiration; /* until when the service keeps a push; 0: not at all */
 } apns_config_t;
 
@@ -66,7 +67,8 @@ int apns_has_certificate(apns_t *apns, const char *topic, apr_int64_t version);
  * connections; pushes in flight end on the old ones.
  *
  * @param version  of the row that stores it, its stale counter
- * @return MDM_EINPUT with the reason in *why if certificate and key cannot be used
+ * @return MDM_EINPUT with the reason in *why if certificate and key cannot be used; the log has it,
+ *         once for each version
  */
 apr_status_t apns_set_certificate(apns_t *apns, const char *topic, apr_int64_t version,
                                   const char *cert_pem, const char *key_pem, const char **why,

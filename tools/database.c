@@ -120,34 +120,73 @@ static const char *value_of(const char *line, const char *directive)
 {
     apr_size_t len = strlen(directive);
 
-    while (isspace((unsigned char)*line)) {
-        line++;
-    }
+    line += strspn(line, " \t");
     return strncasecmp(line, directive, len) == 0 && isspace((unsigned char)line[len]) ? line + len
                                                                                        : NULL;
 }
 
-/* The last of each directive; NULL where there is none. */
-static void find_directives(char *text, const char **database, const char **prefix)
+/* That of the last such directive; NULL where there is none. */
+static const char *last_value(const char *text, const char *directive, apr_pool_t *pool)
 {
-    char *state;
+    const char *found = NULL;
 
-    join_lines(text);
-    *database = NULL;
-    *prefix = NULL;
-    for (char *line = apr_strtok(text, "\r\n", &state); line != NULL;
-         line = apr_strtok(NULL, "\r\n", &state)) {
-        const char *value = value_of(line, "NanoMDMDatabase");
+    for (const char *line = text; *line != '\0';) {
+        const char *end = line + strcspn(line, "\r\n");
+        const char *value = value_of(line, directive);
 
-        *database = value != NULL ? value : *database;
-        value = value_of(line, "NanoMDMTablePrefix");
-        *prefix = value != NULL ? value : *prefix;
+        if (value != NULL) {
+            found = apr_pstrmemdup(pool, value, (apr_size_t)(end - value));
+        }
+        line = end + strspn(end, "\r\n");
     }
+    return found;
+}
+
+static const char *first_word(const char *value, apr_pool_t *pool)
+{
+    char **words;
+
+    return value != NULL && apr_tokenize_to_argv(value, &words, pool) == APR_SUCCESS ? words[0]
+                                                                                     : NULL;
+}
+
+static apr_status_t read_conf(const char **out, const char *file, const char **why,
+                              apr_pool_t *pool)
+{
+    char *text;
+    apr_status_t status = read_file(&text, file, why, pool);
+
+    if (status == APR_SUCCESS) {
+        join_lines(text);
+        *out = text;
+    }
+    return status;
 }
 
 static int has_variable(const char *value)
 {
     return value != NULL && strstr(value, "${") != NULL;
+}
+
+apr_status_t tool_conf_value(const char **out, const char *file, const char *directive,
+                             const char *instead, const char **why, apr_pool_t *pool)
+{
+    const char *text, *value;
+    apr_status_t status = read_conf(&text, file, why, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    value = last_value(text, directive, pool);
+    if (has_variable(value)) {
+        *why = apr_psprintf(pool,
+                            "%s has a variable in %s, whose value httpd alone knows: give the "
+                            "value itself with %s",
+                            file, directive, instead);
+        return MDM_EINPUT;
+    }
+    *out = first_word(value, pool);
+    return APR_SUCCESS;
 }
 
 apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char *instead,
@@ -156,14 +195,14 @@ apr_status_t tool_database_from_conf(store_config_t *out, const char *file, cons
     store_config_t config;
     const char *database;
     const char *prefix;
-    char *text;
-    char **words;
-    apr_status_t status = read_file(&text, file, why, pool);
+    const char *text;
+    apr_status_t status = read_conf(&text, file, why, pool);
 
     if (status != APR_SUCCESS) {
         return status;
     }
-    find_directives(text, &database, &prefix);
+    database = last_value(text, "NanoMDMDatabase", pool);
+    prefix = last_value(text, "NanoMDMTablePrefix", pool);
     if (database == NULL) {
         *why = apr_psprintf(pool,
                             "%s has no NanoMDMDatabase, and files that it includes are not read: "
@@ -189,9 +228,9 @@ apr_status_t tool_database_from_conf(store_config_t *out, const char *file, cons
                             file, config.params, instead);
         return MDM_EINPUT;
     }
-    if (prefix != NULL && apr_tokenize_to_argv(prefix, &words, pool) == APR_SUCCESS &&
-        words[0] != NULL) {
-        config.prefix = words[0];
+    prefix = first_word(prefix, pool);
+    if (prefix != NULL) {
+        config.prefix = prefix;
     }
     *out = config;
     return APR_SUCCESS;

@@ -34,4 +34,10 @@ apr_status_t tool_database_parse(store_config_t *out, const char *text, const ch
 apr_status_t tool_database_from_conf(store_config_t *out, const char *file, const char *instead,
                                      const char **why, apr_pool_t *pool);
 
+/** The first argument of the last such directive in a file of httpd's configuration; NULL if there
+ * is none. As above: variables are refused, included files are not read.
+ * @param instead  the option that takes the value, for the user */
+apr_status_t tool_conf_value(const char **out, const char *file, const char *directive,
+                             const char *instead, const char **why, apr_pool_t *pool);
+
 #endif

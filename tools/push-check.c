@@ -21,6 +21,7 @@
 #include "trust.h"
 
 #define FILE_MAX 65536
+#define DEFAULT_URL "https://api.push.apple.com"
 #define NO_TOKEN "0000000000000000000000000000000000000000000000000000000000000000"
 
 enum { ACCEPTED = 0, NOT_ACCEPTED = 1, WRONG_USE = 2 };
@@ -36,10 +37,13 @@ static const char usage[] =
     "  --database TEXT the certificates of this database: what follows NanoMDMDatabase, or "
     "file:/PATH\n"
     "                  of a file that holds that\n"
-    "  --conf FILE     those of the database that this file of httpd's configuration names\n"
+    "  --conf FILE     those of the database that this file of httpd's configuration names, at "
+    "the\n"
+    "                  service of its NanoMDMPushURL, with its NanoMDMPushCAFile and\n"
+    "                  NanoMDMPushProxy, where no option says otherwise\n"
     "  --prefix P      of the database's tables (default: none, or as --conf says)\n"
     "  --topic T       that of this topic only\n"
-    "  --url URL       the service (default https://api.push.apple.com)\n"
+    "  --url URL       the service (default " DEFAULT_URL ")\n"
     "  --ca-file FILE  authority of the service's certificate, PEM (default: the system's)\n"
     "  --proxy URL     http://[USER:PASSWORD@]HOST:PORT\n"
     "  --timeout S     in seconds (default 20)\n"
@@ -48,7 +52,7 @@ static const char usage[] =
     "\n"
     "The exit status is 0 if the service takes each certificate, 1 if it does not, cannot be\n"
     "reached or a certificate has expired, 2 if this program was called wrongly, or there is no\n"
-    "push certificate with its key.\n";
+    "push certificate with its key, or a stored one cannot be read.\n";
 
 static int verbose;
 
@@ -170,6 +174,36 @@ static void read_options(options_t *out, int argc, const char *const *argv, apr_
     }
 }
 
+/* Of what no option said. */
+static void complete_from_conf(options_t *options, apr_pool_t *pool)
+{
+    apns_config_t *config = &options->config;
+    const struct {
+        const char **value;
+        const char *directive;
+        const char *option;
+    } each[] = {{&config->url, "NanoMDMPushURL", "--url"},
+                {&config->ca_file, "NanoMDMPushCAFile", "--ca-file"},
+                {&config->proxy, "NanoMDMPushProxy", "--proxy"}};
+    int asks_for_file = config->ca_file == NULL;
+    const char *why;
+
+    for (int i = 0; i < 3; i++) {
+        if (*each[i].value == NULL &&
+            tool_conf_value(each[i].value, options->conf, each[i].directive, each[i].option, &why,
+                            pool) != APR_SUCCESS) {
+            die(why);
+        }
+    }
+    if (asks_for_file && config->ca_file != NULL && *config->ca_file != '/') {
+        die(apr_psprintf(
+            pool,
+            "%s has the relative path %s, which begins at httpd's ServerRoot: name the "
+            "file by its full path with --ca-file",
+            options->conf, config->ca_file));
+    }
+}
+
 typedef struct running_t {
     apns_t *apns;
     int stop[2];
@@ -183,18 +217,22 @@ static void *run(void *data)
     return NULL;
 }
 
-/* Fills in the push's result. */
-static void try_push(apns_push_t *push, const options_t *options, const trust_pushcert_t *cert,
-                     apr_pool_t *pool)
+/* Fills in the push's result.
+ * @return MDM_EINPUT: the certificate cannot be used, with the reason in *why */
+static apr_status_t try_push(apns_push_t *push, const options_t *options,
+                             const trust_pushcert_t *cert, const char **why, apr_pool_t *pool)
 {
     running_t running;
     pthread_t thread;
-    const char *why;
+    apr_status_t status = apns_create(&running.apns, &options->config, why, pool);
 
-    if (apns_create(&running.apns, &options->config, &why, pool) != APR_SUCCESS ||
-        apns_set_certificate(running.apns, cert->topic, 1, cert->cert_pem, cert->key_pem, &why,
-                             pool) != APR_SUCCESS) {
-        die(why);
+    if (status != APR_SUCCESS) {
+        die(*why);
+    }
+    status = apns_set_certificate(running.apns, cert->topic, 1, cert->cert_pem, cert->key_pem, why,
+                                  pool);
+    if (status != APR_SUCCESS) {
+        return status;
     }
     if (pipe(running.stop) != 0 || pthread_create(&thread, NULL, run, &running) != 0) {
         die("there is no thread to be had");
@@ -202,10 +240,14 @@ static void try_push(apns_push_t *push, const options_t *options, const trust_pu
     push->topic = cert->topic;
     push->token = NO_TOKEN;
     push->magic = "nanomdm-push-check";
-    apns_send(running.apns, push, 1, options->timeout);
+    status = apns_send(running.apns, push, 1, options->timeout);
     close(running.stop[1]); /* the end of the file is readable too */
     pthread_join(thread, NULL);
     close(running.stop[0]);
+    if (APR_STATUS_IS_ENOMEM(status)) {
+        die("there is no memory");
+    }
+    return APR_SUCCESS;
 }
 
 static void tell_certificate(const trust_pushcert_t *cert)
@@ -241,9 +283,14 @@ static int tell_answer(const apns_push_t *push, const char *url)
 
 /* -- Certificates of a database ------------------------------------------------------------- */
 
+typedef struct source_t {
+    const char *topic; /* that it is stored for; NULL: it is of files */
+    const char *pem;
+} source_t;
+
 typedef struct stored_t {
-    const char *only;          /* topic, or NULL */
-    apr_array_header_t *texts; /* const char *: PEM */
+    const char *only;            /* topic, or NULL */
+    apr_array_header_t *sources; /* source_t */
 } stored_t;
 
 static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -253,7 +300,7 @@ static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     store_push_cert_t cert;
     apr_status_t status = APR_SUCCESS;
 
-    apr_array_clear(stored->texts);
+    apr_array_clear(stored->sources);
     while (status == APR_SUCCESS) {
         if (stored->only == NULL) {
             status = store_push_cert_next(tx, topic, &topic, pool);
@@ -265,8 +312,8 @@ static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
             status = store_push_cert_load(tx, topic, &cert, pool);
         }
         if (status == APR_SUCCESS) {
-            APR_ARRAY_PUSH(stored->texts, const char *) =
-                apr_pstrcat(pool, cert.cert_pem, "\n", cert.key_pem, NULL);
+            APR_ARRAY_PUSH(stored->sources, source_t) =
+                (source_t){topic, apr_pstrcat(pool, cert.cert_pem, "\n", cert.key_pem, NULL)};
         }
     }
     return status == APR_ENOENT ? APR_SUCCESS : status;
@@ -274,7 +321,7 @@ static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 
 static apr_array_header_t *load_certificates(const options_t *options, apr_pool_t *pool)
 {
-    stored_t stored = {options->topic, apr_array_make(pool, 2, sizeof(const char *))};
+    stored_t stored = {options->topic, apr_array_make(pool, 2, sizeof(source_t))};
     store_config_t config;
     store_t *store;
     const char *why = "";
@@ -294,57 +341,73 @@ static apr_array_header_t *load_certificates(const options_t *options, apr_pool_
     if (status != APR_SUCCESS) {
         die(why);
     }
-    return stored.texts;
+    return stored.sources;
 }
 
-/* @return whether all is well with it */
-static int check(const char *pem, const options_t *options, apr_pool_t *pool)
+/* @return the exit status that is due to it */
+static int check(const source_t *source, const options_t *options, apr_pool_t *pool)
 {
     trust_pushcert_t cert;
     apns_push_t push;
     const char *why;
+    apr_status_t status = trust_pushcert_read(&cert, source->pem, strlen(source->pem), &why, pool);
 
-    if (trust_pushcert_read(&cert, pem, strlen(pem), &why, pool) != APR_SUCCESS) {
+    if (status == APR_SUCCESS) {
+        tell_certificate(&cert);
+        fflush(stdout);
+        status = try_push(&push, options, &cert, &why, pool);
+    } else if (source->topic != NULL) {
+        printf("topic:       %s\n", source->topic);
+    }
+    if (status != APR_SUCCESS && source->topic == NULL) {
         die(why);
     }
-    tell_certificate(&cert);
-    fflush(stdout);
-    try_push(&push, options, &cert, pool);
-    return tell_answer(&push, options->config.url) && !cert.expired;
+    if (status != APR_SUCCESS) {
+        printf("certificate: cannot be used: %s\n", why);
+        return WRONG_USE;
+    }
+    return tell_answer(&push, options->config.url) && !cert.expired ? ACCEPTED : NOT_ACCEPTED;
 }
 
 int main(int argc, const char *const *argv)
 {
-    options_t options = {.pem = "",
-                         .config = {.url = "https://api.push.apple.com", .connections = 1},
-                         .timeout = apr_time_from_sec(20)};
-    apr_array_header_t *texts;
+    options_t options = {.pem = "", .config = {.connections = 1}, .timeout = apr_time_from_sec(20)};
+    apr_array_header_t *sources;
     apr_pool_t *pool;
     const char *why;
-    int accepted = 1;
+    int worst = ACCEPTED;
 
     apr_app_initialize(&argc, &argv, NULL);
     apr_pool_create(&pool, NULL);
     mdm_log_set(log_sink);
     read_options(&options, argc, argv, pool);
+    if (options.conf != NULL) {
+        complete_from_conf(&options, pool);
+    }
+    if (options.config.url == NULL) {
+        options.config.url = DEFAULT_URL;
+    }
     if (apns_config_check(&options.config, &why, pool) != APR_SUCCESS) {
         die(why);
     }
     if (*options.pem != '\0') {
-        texts = apr_array_make(pool, 1, sizeof(const char *));
-        APR_ARRAY_PUSH(texts, const char *) = options.pem;
+        sources = apr_array_make(pool, 1, sizeof(source_t));
+        APR_ARRAY_PUSH(sources, source_t) = (source_t){NULL, options.pem};
     } else {
-        texts = load_certificates(&options, pool);
+        sources = load_certificates(&options, pool);
     }
-    if (texts->nelts == 0) {
+    if (sources->nelts == 0) {
         apr_pool_destroy(pool);
         die("the database has no such push certificate");
     }
-    for (int i = 0; i < texts->nelts; i++) {
+    for (int i = 0; i < sources->nelts; i++) {
+        int status;
+
         fputs(i > 0 ? "\n" : "", stdout);
-        accepted &= check(APR_ARRAY_IDX(texts, i, const char *), &options, pool);
+        status = check(&APR_ARRAY_IDX(sources, i, source_t), &options, pool);
+        worst = status > worst ? status : worst;
     }
     apr_pool_destroy(pool);
     apr_terminate();
-    return accepted ? ACCEPTED : NOT_ACCEPTED;
+    return worst;
 }

@@ -183,7 +183,7 @@ apr_status_t call_wait(desk_t *desk, call_t *call)
     desk_lock(desk);
     if (call->left > 0 && desk->state == DESK_CLOSED) {
         status = MDM_EUNAVAILABLE;
-    } else if (call->left > desk->waiting_max - desk->waiting) {
+    } else if (desk->waiting > 0 && call->left > desk->waiting_max - desk->waiting) {
         status = APR_EAGAIN;
     }
     if (status != APR_SUCCESS || call->left == 0) {

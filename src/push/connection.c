@@ -19,8 +19,9 @@
 
 #include "mdm_log.h"
 
-#define SETUP_MAX apr_time_from_sec(15)  /* until HTTP/2 begins */
-#define ADDRESS_MAX apr_time_from_sec(5) /* until the next address is tried */
+#define LOOKUP_TIME_MAX apr_time_from_sec(15)
+/* Until the next address is tried; and, once its TLS is there, until HTTP/2 begins. */
+#define ADDRESS_MAX apr_time_from_sec(5)
 /* A peer that is gone is noticed within quiet plus patience. */
 #define QUIET_BUSY apr_time_from_sec(4) /* without a byte, while answers are due: ask by PING */
 #define QUIET_IDLE apr_time_from_sec(60)
@@ -43,12 +44,11 @@ struct connection_t {
     int fd;
     SSL *ssl;
     session_t *session;
-    apr_time_t setup_end;
-    apr_time_t address_end;
+    apr_time_t step_end; /* of the look-up, of an address, of the wait for HTTP/2 */
     apr_time_t heard;    /* the last byte */
     apr_time_t used;     /* the last time that requests were open */
     apr_time_t ping_end; /* 0: no PING is on its way */
-    int is_up;           /* and the log says so */
+    int is_up;           /* and the log says so, and the look-up knows the address */
     int wants_write;
     int has_more; /* bytes wait in OpenSSL, where poll() does not see them */
     connection_fate_t fate;
@@ -129,7 +129,7 @@ static apr_status_t next_address(connection_t *c, int error, apr_time_t now)
         error = open_socket(c);
         if (error == 0) {
             c->step = CONNECTING;
-            c->address_end = now + ADDRESS_MAX;
+            c->step_end = now + ADDRESS_MAX;
             return APR_SUCCESS;
         }
     }
@@ -142,8 +142,8 @@ static apr_status_t look_up(connection_t *c, apr_time_t now)
     apr_status_t status = lookup_get(c->config.lookup, &c->addresses, &why, now);
 
     if (status == APR_EINPROGRESS) {
-        return now >= c->setup_end ? over(c, CONNECTION_BROKEN, "the name look-up does not end")
-                                   : APR_EAGAIN;
+        return now >= c->step_end ? over(c, CONNECTION_BROKEN, "the name look-up does not end")
+                                  : APR_EAGAIN;
     }
     if (status != APR_SUCCESS) {
         const endpoint_t *endpoint = c->config.endpoint;
@@ -260,6 +260,7 @@ static apr_status_t begin_http(connection_t *c, apr_time_t now)
     }
     c->out_len = c->out_at = 0;
     c->heard = c->used = now;
+    c->step_end = now + ADDRESS_MAX;
     c->step = OPEN;
     return APR_SUCCESS;
 }
@@ -309,8 +310,9 @@ static apr_status_t set_up(connection_t *c, int revents, apr_time_t now)
             revents = 0; /* the next address has none yet */
         }
     }
-    if (status == APR_EAGAIN && c->step != LOOKING_UP && now >= c->address_end) {
+    if (status == APR_EAGAIN && c->step != LOOKING_UP && now >= c->step_end) {
         status = next_address(c, ETIMEDOUT, now);
+        status = status == APR_SUCCESS ? APR_EAGAIN : status;
     }
     return status;
 }
@@ -409,8 +411,8 @@ static apr_status_t look_after(connection_t *c, apr_time_t now)
         c->used = now;
     }
     if (!session_is_up(c->session)) {
-        return now >= c->setup_end ? over(c, CONNECTION_MUTE, "it does not begin HTTP/2")
-                                   : APR_SUCCESS;
+        return now >= c->step_end ? over(c, CONNECTION_MUTE, "it does not begin HTTP/2")
+                                  : APR_SUCCESS;
     }
     if (session_is_draining(c->session) && !busy) {
         return over(c, CONNECTION_DONE, "no more pushes are sent on it");
@@ -428,10 +430,11 @@ static apr_status_t look_after(connection_t *c, apr_time_t now)
     return APR_SUCCESS;
 }
 
-static void log_up(connection_t *c)
+static void note_up(connection_t *c)
 {
     if (!c->is_up && session_is_up(c->session)) {
         c->is_up = 1;
+        lookup_prefer(c->config.lookup, &c->addresses.list[c->address]);
         mdm_log(MDM_LOG_INFO, 0, "push %s: connected to %s%s%s, %s", c->config.topic,
                 c->config.endpoint->authority,
                 c->config.endpoint->proxy_host != NULL ? " by the proxy " : "",
@@ -452,7 +455,7 @@ apr_status_t connection_turn(connection_t *c, int revents, apr_time_t now)
     }
     if (revents || c->has_more) {
         status = receive(c, now);
-        log_up(c);
+        note_up(c);
     }
     return status == APR_SUCCESS ? look_after(c, now) : status;
 }
@@ -474,7 +477,7 @@ apr_status_t connection_create(connection_t **out, const connection_config_t *co
     }
     c->config = *config;
     c->fd = -1;
-    c->setup_end = now + SETUP_MAX;
+    c->step_end = now + LOOKUP_TIME_MAX;
     SSL_CTX_up_ref(config->tls);
     *out = c;
     return APR_SUCCESS;
@@ -516,14 +519,11 @@ apr_time_t connection_due(const connection_t *c, apr_time_t now)
     if (c->step == LOOKING_UP) {
         return now + LOOKUP_PAUSE;
     }
-    if (c->step != OPEN) {
-        return c->address_end;
-    }
-    if (c->has_more) {
+    if (c->step == OPEN && c->has_more) {
         return now;
     }
-    if (!session_is_up(c->session)) {
-        return c->setup_end;
+    if (c->step != OPEN || !session_is_up(c->session)) {
+        return c->step_end;
     }
     if (c->ping_end != 0) {
         return c->ping_end;

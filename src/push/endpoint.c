@@ -32,10 +32,16 @@ static apr_status_t read_service(endpoint_t *out, const apns_config_t *config, c
     apr_uri_t uri;
 
     if (!read_url(&uri, config->url, "https", pool) || uri.user != NULL) {
+        /* it may hold a password: not to be repeated then */
+        const char *at = config->url != NULL ? strrchr(config->url, '@') : NULL;
+
         *why = apr_psprintf(pool,
                             "\"%s\" is not the URL of a push service: write https://HOST or "
-                            "https://HOST:PORT, for example https://api.push.apple.com",
-                            config->url != NULL ? config->url : "");
+                            "https://HOST:PORT, without user and password, for example "
+                            "https://api.push.apple.com",
+                            at != NULL            ? at + 1
+                            : config->url != NULL ? config->url
+                                                  : "");
         return MDM_EINPUT;
     }
     out->host = uri.hostname;

@@ -31,6 +31,7 @@ struct lookup_t {
     int failed; /* of the last one; 0 or an EAI_… */
     apr_time_t ended;
     lookup_addresses_t addresses;
+    lookup_address_t preferred; /* its len is 0: none yet */
     char host[];
 };
 
@@ -138,6 +139,28 @@ static void keep(lookup_addresses_t *addresses, const struct addrinfo *result)
     }
 }
 
+static void put_preferred_first(lookup_t *lookup)
+{
+    const lookup_address_t *preferred = &lookup->preferred;
+    lookup_addresses_t *addresses = &lookup->addresses;
+
+    for (int i = 1; i < addresses->count; i++) {
+        lookup_address_t *at = &addresses->list[i];
+
+        if (at->len == preferred->len && memcmp(&at->address, &preferred->address, at->len) == 0) {
+            *at = addresses->list[0];
+            addresses->list[0] = *preferred;
+            return;
+        }
+    }
+}
+
+void lookup_prefer(lookup_t *lookup, const lookup_address_t *address)
+{
+    lookup->preferred = *address;
+    put_preferred_first(lookup);
+}
+
 apr_status_t lookup_get(lookup_t *lookup, lookup_addresses_t *addresses, const char **why,
                         apr_time_t now)
 {
@@ -158,6 +181,7 @@ apr_status_t lookup_get(lookup_t *lookup, lookup_addresses_t *addresses, const c
     lookup->ended = now;
     lookup->failed = lookup->query->error;
     keep(&lookup->addresses, lookup->query->result);
+    put_preferred_first(lookup);
     query_free(lookup->query);
     lookup->query = NULL;
     if (lookup->failed != 0 || lookup->addresses.count == 0) {

@@ -15,12 +15,14 @@
 
 typedef struct lookup_t lookup_t;
 
+typedef struct lookup_address_t {
+    struct sockaddr_storage address;
+    socklen_t len;
+} lookup_address_t;
+
 typedef struct lookup_addresses_t {
     int count;
-    struct {
-        struct sockaddr_storage address;
-        socklen_t len;
-    } list[LOOKUP_MAX];
+    lookup_address_t list[LOOKUP_MAX];
 } lookup_addresses_t;
 
 /** @param host  a name or an address; copied
@@ -38,6 +40,9 @@ void lookup_destroy(lookup_t *lookup);
  */
 apr_status_t lookup_get(lookup_t *lookup, lookup_addresses_t *addresses, const char **why,
                         apr_time_t now);
+
+/** From now on give this address first, as long as the host has it: it is known to answer. */
+void lookup_prefer(lookup_t *lookup, const lookup_address_t *address);
 
 #define LOOKUP_FRESH apr_time_from_sec(10)
 #define LOOKUP_PAUSE apr_time_from_msec(5)

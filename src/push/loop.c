@@ -19,7 +19,7 @@
 #define ENDING_MAX 4
 /* Between attempts to connect, doubled each time. */
 #define CONNECT_AGAIN apr_time_from_msec(250)
-#define CONNECT_AGAIN_MAX apr_time_from_sec(30)
+#define CONNECT_AGAIN_MAX apr_time_from_sec(10)
 /* Before a push is sent again, doubled each time: because the service was busy, or nobody knows. */
 #define BUSY_AGAIN apr_time_from_msec(500)
 #define LOST_AGAIN apr_time_from_msec(50)
@@ -290,8 +290,8 @@ static void end_queued(topic_t *topic)
 }
 
 /* A connection failed: wait before the next, and tell whom it concerns.
- * @param served  it did its work before; that it ended is told, and may be nothing */
-static void note_failure(topic_t *topic, connection_fate_t fate, const char *why, int served)
+ * @param ended  there was a connection: that it ended is told, and may be nothing */
+static void note_failure(topic_t *topic, connection_fate_t fate, const char *why, int ended)
 {
     apns_t *apns = topic->apns;
     char text[sizeof(topic->trouble)];
@@ -314,7 +314,7 @@ static void note_failure(topic_t *topic, connection_fate_t fate, const char *why
         end_queued(topic);
         return;
     }
-    mdm_log(!served && strcmp(topic->trouble, text) != 0 ? MDM_LOG_WARNING : MDM_LOG_DEBUG, 0,
+    mdm_log(!ended && strcmp(topic->trouble, text) != 0 ? MDM_LOG_WARNING : MDM_LOG_DEBUG, 0,
             "push %s: no connection to %s", topic->name, text);
     set_trouble(topic, text);
 }
@@ -341,7 +341,7 @@ static void link_end(link_t *link)
     }
     /* A service that says goodbye before it answered anything must not be called again at once. */
     if (!topic->apns->stopping && !replaced && (fate != CONNECTION_DONE || !served)) {
-        note_failure(topic, fate, why, served);
+        note_failure(topic, fate, why, served || fate == CONNECTION_DONE);
     }
     connection_destroy(connection); /* what was in flight is queued again, or ended */
     free(link);
@@ -447,7 +447,8 @@ static void send_jobs(topic_t *topic)
     }
 }
 
-/* An older certificate's connections take nothing new.
+/* An older certificate's connections take nothing new, and those that have not begun HTTP/2 have
+ * nothing to end.
  * @return whether the link is still there */
 static int retire(link_t *link)
 {
@@ -456,7 +457,7 @@ static int retire(link_t *link)
     if (connection_tls(link->connection) == link->topic->tls) {
         return 1;
     }
-    if (session == NULL) {
+    if (session == NULL || !session_is_up(session)) {
         link_end(link);
         return 0;
     }
@@ -486,13 +487,13 @@ static void topic_turn(topic_t *topic)
         end_queued(topic);
     }
     send_jobs(topic);
-    begin_if_wanted(topic);
     for (link_t *link = topic->links; link != NULL; link = next) {
         next = link->next;
         if (connection_flush(link->connection, apns->now) != APR_SUCCESS) {
             link_end(link);
         }
     }
+    begin_if_wanted(topic); /* also for what a link has just given back */
 }
 
 /* ---- the thread --------------------------------------------------------------------------- */
@@ -603,6 +604,11 @@ static apr_time_t sooner(apr_time_t a, apr_time_t b)
 /* When there is something to do without anybody's asking. */
 static apr_time_t topic_due(const topic_t *topic, apr_time_t due)
 {
+    int taking, all, coming;
+
+    if (topic->first != NULL && find_room(topic, &taking, &all, &coming) != NULL) {
+        return topic->apns->now; /* a link gave back what another one can send */
+    }
     for (const link_t *link = topic->links; link != NULL; link = link->next) {
         due = sooner(due, connection_due(link->connection, topic->apns->now));
     }
@@ -615,8 +621,8 @@ static apr_time_t topic_due(const topic_t *topic, apr_time_t due)
 /* @return whether stop_fd is readable */
 static int wait_for_events(apns_t *apns, const topic_t *topics, int stop_fd, apr_time_t due)
 {
-    int count = 2 + links_of(topics);
-    int at = 2;
+    int count = ALWAYS_POLLED + links_of(topics);
+    int at = ALWAYS_POLLED;
     apr_interval_time_t pause;
 
     if (!pusher_room_to_poll(apns, count)) {
@@ -665,8 +671,8 @@ static void run(apns_t *apns, int stop_fd, apr_interval_time_t grace)
             wait_for_events(apns, topics, stop_fd, apns->stopping ? end : call_now() + PAUSE_MAX);
 
         apns->now = call_now();
+        take_calls(apns); /* it takes the wake-up, too: what comes after it wakes again */
         topics = take_certificates(apns);
-        take_calls(apns);
         if (stop) {
             end = apns->now + grace;
             begin_stop(apns);
@@ -689,9 +695,13 @@ void apns_run(apns_t *apns, int stop_fd, apr_interval_time_t grace)
     pthread_sigmask(SIG_BLOCK, &broken_pipe, NULL);
     desk_lock(&apns->desk);
     apns->desk.state = DESK_OPEN;
+    apns->running = 1;
     desk_unlock(&apns->desk);
     apns->now = call_now();
     apns->seed = (unsigned)apns->now ^ (unsigned)getpid();
     run(apns, stop_fd, grace);
     OPENSSL_thread_stop();
+    desk_lock(&apns->desk);
+    apns->running = 0; /* from here on it may be freed */
+    desk_unlock(&apns->desk);
 }

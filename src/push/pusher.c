@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mdm_log.h"
+
 #define WAITING_DEFAULT 200000
 
 int pusher_room_to_poll(apns_t *apns, int count)
@@ -47,7 +49,7 @@ static apr_status_t free_apns(void *data)
     int running;
 
     desk_lock(&apns->desk);
-    running = apns->desk.state == DESK_OPEN;
+    running = apns->running;
     desk_unlock(&apns->desk);
     if (running) {
         return APR_SUCCESS; /* its thread could not be stopped, and must find everything */
@@ -101,6 +103,10 @@ static apr_status_t set_up(apns_t *apns, const apns_config_t *config)
     apns->config = *config;
     apns->config.ca_file = apr_pstrdup(apns->pool, config->ca_file);
     apns->by_name = apr_hash_make(apns->pool);
+    apns->unusable = apr_hash_make(apns->pool);
+    if (status == APR_SUCCESS && !pusher_room_to_poll(apns, ALWAYS_POLLED)) {
+        status = APR_ENOMEM;
+    }
     if (status == APR_SUCCESS) {
         status =
             desk_init(&apns->desk, config->queue_max > 0 ? config->queue_max : WAITING_DEFAULT);
@@ -191,6 +197,26 @@ static apr_status_t need_roots(apns_t *apns, const char **why, apr_pool_t *pool)
     return status;
 }
 
+/* Once for each version: each push to the topic finds it out again. */
+static void tell_unusable(apns_t *apns, const char *name, apr_int64_t version, const char *why)
+{
+    apr_int64_t *told;
+    int is_new;
+
+    desk_lock(&apns->desk);
+    told = apr_hash_get(apns->unusable, name, APR_HASH_KEY_STRING);
+    is_new = told == NULL || *told != version;
+    if (told == NULL) {
+        told = apr_palloc(apns->pool, sizeof(*told));
+        apr_hash_set(apns->unusable, apr_pstrdup(apns->pool, name), APR_HASH_KEY_STRING, told);
+    }
+    *told = version;
+    desk_unlock(&apns->desk);
+    if (is_new) {
+        mdm_log(MDM_LOG_ERR, 0, "push %s: the certificate cannot be used: %s", name, why);
+    }
+}
+
 apr_status_t apns_set_certificate(apns_t *apns, const char *name, apr_int64_t version,
                                   const char *cert_pem, const char *key_pem, const char **why,
                                   apr_pool_t *pool)
@@ -207,6 +233,7 @@ apr_status_t apns_set_certificate(apns_t *apns, const char *name, apr_int64_t ve
         status = tls_context_make(&given, cert_pem, key_pem, apns->roots, why, pool);
     }
     if (status != APR_SUCCESS) {
+        tell_unusable(apns, name, version, *why);
         return status;
     }
     desk_lock(&apns->desk);

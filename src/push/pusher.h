@@ -12,7 +12,8 @@
 #include "call.h"
 #include "connection.h"
 
-#define TOLD_MAX 16 /* lines in the log about one certificate */
+#define ALWAYS_POLLED 2 /* descriptors: the desk's, and the one that stops; before the links' */
+#define TOLD_MAX 16     /* lines in the log about one certificate */
 
 /** A connection and its place here. */
 struct link_t {
@@ -45,11 +46,13 @@ struct topic_t {
 
 struct apns_t {
     desk_t desk;
+    int running;      /* with the desk's lock: the thread is in apns_run() */
     apr_pool_t *pool; /* its own */
     endpoint_t endpoint;
     apns_config_t config;
-    X509_STORE *roots;   /* with the desk's lock: read when there is a certificate to use */
-    apr_hash_t *by_name; /* with the desk's lock, as topics is */
+    X509_STORE *roots;    /* with the desk's lock: read when there is a certificate to use */
+    apr_hash_t *by_name;  /* with the desk's lock, as topics is */
+    apr_hash_t *unusable; /* likewise: topic -> version that the log has been told of */
     topic_t *topics;
     lookup_t *lookup;
     /* the thread's */

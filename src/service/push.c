@@ -8,16 +8,10 @@
 #include <apr_strings.h>
 #include <string.h>
 
-#include "mdm_log.h"
 #include "results.h"
 
 /* Dead tokens noted in one transaction: others want to write, too. */
 #define DEAD_BATCH 256
-/* Pushes given to the pusher at once: below what it takes at most. */
-#define SEND_BATCH 100000
-#define NOT_TAKEN(status)                                                                          \
-    (APR_STATUS_IS_EAGAIN(status) ? "too many pushes wait to be sent: try again later"             \
-                                  : "the server is stopping: try again later")
 
 typedef struct push_work_t {
     const service_t *service;
@@ -76,7 +70,6 @@ static apr_status_t use_certificate(push_work_t *work, const store_push_t *row, 
                                   load.cert.key_pem, &why, work->pool);
     if (status != APR_SUCCESS) {
         *error = apr_psprintf(work->pool, "the push certificate cannot be used: %s", why);
-        mdm_log(MDM_LOG_ERR, 0, "the push certificate for %s cannot be used: %s", row->topic, why);
     }
     return APR_SUCCESS;
 }
@@ -219,28 +212,13 @@ static void take_answers(push_work_t *work)
     note_dead(work, dead);
 }
 
-/* In batches that fit into the pusher's queue beside others, all within one timeout. Once something
- * was sent, the rest has errors of its own. */
-static apr_status_t send_pushes(push_work_t *work)
+static const char *not_taken(apr_status_t status)
 {
-    apns_push_t *pushes = (apns_push_t *)(void *)work->pushes->elts;
-    apr_time_t end = apr_time_now() + work->service->push_timeout;
-
-    for (int done = 0; done < work->pushes->nelts; done += SEND_BATCH) {
-        int left = work->pushes->nelts - done;
-        int count = left < SEND_BATCH ? left : SEND_BATCH;
-        apr_interval_time_t time = end - apr_time_now();
-        apr_status_t status =
-            apns_send(work->service->apns, pushes + done, count, time > 0 ? time : 0);
-        if (status != APR_SUCCESS && done == 0) {
-            return status;
-        }
-        for (int i = done; status != APR_SUCCESS && i < done + count; i++) {
-            pushes[i].status = status;
-            apr_cpystrn(pushes[i].reason, NOT_TAKEN(status), sizeof(pushes[i].reason));
-        }
+    if (APR_STATUS_IS_EAGAIN(status)) {
+        return "too many pushes wait to be sent: try again later";
     }
-    return APR_SUCCESS;
+    return APR_STATUS_IS_ENOMEM(status) ? "there is no memory for the pushes: try again later"
+                                        : "the server is stopping: try again later";
 }
 
 apr_status_t service_push(const service_t *service, apr_array_header_t *results, const char **why,
@@ -268,8 +246,9 @@ apr_status_t service_push(const service_t *service, apr_array_header_t *results,
     work.targets = apr_array_make(pool, work.rows->nelts + 1, sizeof(store_push_t *));
     status = prepare(&work);
     if (status == APR_SUCCESS && work.pushes->nelts > 0) {
-        status = send_pushes(&work);
-        *why = NOT_TAKEN(status);
+        status = apns_send(service->apns, (apns_push_t *)(void *)work.pushes->elts,
+                           work.pushes->nelts, service->push_timeout);
+        *why = not_taken(status);
     }
     if (status == APR_SUCCESS) {
         take_answers(&work);

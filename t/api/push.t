@@ -221,6 +221,23 @@ is($exit, 0, 'nanomdm-push-check: the topic\'s certificate is accepted') or diag
 like($said, qr/^topic: +\Q$topic\E$/m, '… and named');
 ($exit, $said) = tool('nanomdm-push-check', '--conf', "$httpd->{dir}/httpd.conf", @service);
 like($said, qr/^topic: +\Q$topic\E$/m, '… among those of a configuration');
+($exit, $said) = tool('nanomdm-push-check', '--conf', "$httpd->{dir}/httpd.conf", '--topic', $topic);
+is($exit, 0, '… which names the push service and its authority, too') or diag($said);
+($exit, $said) = tool('nanomdm-push-check', '--conf', "$httpd->{dir}/httpd.conf", '--topic', $topic,
+    '--url', 'https://127.0.0.1:1', '--timeout', 1);
+is($exit, 1, '… unless an option does');
+like($said, qr/no answer from https:\/\/127\.0\.0\.1:1:/, '… as it says');
+SKIP: {
+    skip 'others would find it', 3 if var('nanomdm_driver') ne 'sqlite3';
+    my $dbh = NanoMDM::Database::connect_to("dbi:SQLite:dbname=$httpd->{database}");
+    $dbh->do('INSERT INTO push_certs (topic, cert_pem, key_pem, stale_token) VALUES (?, ?, ?, 1)', undef,
+        'a.broken', "-----BEGIN CERTIFICATE-----\n", "-----BEGIN PRIVATE KEY-----\n");
+    ($exit, $said) = tool('nanomdm-push-check', '--conf', "$httpd->{dir}/httpd.conf");
+    is($exit, 2, '… one that cannot be read is an error');
+    like($said, qr/^topic: +a\.broken\ncertificate: cannot be used: /m, '… that is told');
+    like($said, qr/^topic: +\Q$topic\E\n.*accepted$/ms, '… and the others are looked at');
+    $dbh->do('DELETE FROM push_certs WHERE topic = ?', undef, 'a.broken');
+}
 ($exit, $said) = tool('nanomdm-push-check', '--database', $where, '--topic', 'com.apple.mgmt.none', @service);
 is($exit, 2, '… a topic without one is an error');
 ($exit, $said) = tool('nanomdm-push-check', '--database', $where, '--cert', pki->cert('rsa'), @service);

@@ -73,12 +73,12 @@ struct peer_t {
     char name[128], uid[128], serial[64];
     unsigned char out[3 * RECORD];
     size_t out_len, out_at;
-    int wants_write, dead;
+    int wants_write, dead, mute;
     int answered;
 };
 
 static struct {
-    int port, delay, max_streams, goaway_after, log_flush;
+    int port, delay, max_streams, goaway_after, mute, log_flush;
     const char *cert, *key, *ca, *log_name;
 } opt = {.max_streams = 1000};
 
@@ -589,7 +589,7 @@ static void transmit(peer_t *peer)
     int n;
 
     peer->wants_write = 0;
-    for (;;) {
+    while (!peer->mute) {
         if (peer->out_at == peer->out_len) {
             peer->out_at = peer->out_len = 0;
             while (peer->out_len < RECORD &&
@@ -651,6 +651,7 @@ static void take_connection(int listener)
     peer->fd = fd;
     SSL_set_fd(peer->ssl, fd);
     SSL_set_accept_state(peer->ssl);
+    peer->mute = opt.mute > 0 && opt.mute-- > 0;
     peer->next = peers;
     peers = peer;
 }
@@ -819,6 +820,7 @@ static void usage(int status)
         "  --delay MS        before each answer\n"
         "  --max-streams N   at once on a connection (default 1000)\n"
         "  --goaway-after N  answers, on each connection\n"
+        "  --mute N          the first N connections hear nothing after the handshake\n"
         "  --log FILE        a line per request: time, topic, token, certificate's CN and serial\n"
         "                    number, expiration, body\n"
         "Tokens that ask for other answers than 200: see the head of t/peer/apnsd.c.\n",
@@ -835,6 +837,7 @@ static void read_options(int argc, char **argv)
                                             {"delay", required_argument, NULL, 'd'},
                                             {"max-streams", required_argument, NULL, 'm'},
                                             {"goaway-after", required_argument, NULL, 'g'},
+                                            {"mute", required_argument, NULL, 'u'},
                                             {"log", required_argument, NULL, 'l'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
@@ -862,6 +865,9 @@ static void read_options(int argc, char **argv)
             break;
         case 'g':
             opt.goaway_after = atoi(optarg);
+            break;
+        case 'u':
+            opt.mute = atoi(optarg);
             break;
         case 'l':
             opt.log_name = optarg;

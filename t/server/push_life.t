@@ -8,6 +8,7 @@
 use strict;
 use warnings FATAL => 'all';
 
+use POSIX ();
 use Time::HiRes qw(sleep time);
 
 use NanoMDM::Apnsd ();
@@ -66,7 +67,7 @@ sub push_all {
     $errors{ $_->{push_error} }++ for grep { $_->{push_error} } values %{ $r->{json}{status} || {} };
     return join ', ', $r->{status}, map { "$errors{$_} x $_" } sort keys %errors;
 }
-# Each child finds out by itself that the service is back, after a pause that grows to half a minute:
+# Each child finds out by itself that the service is back, after a pause that grows to 10 seconds:
 # where there are many children, new ones find out at once.
 sub forget { return var('mpm') eq 'prefork' ? $httpd->signal('USR1') : 1 }
 sub push_one { return push_all($device->{id}) }
@@ -82,9 +83,25 @@ cmp_ok(time - $begun, '<', 5, '… in time');
 $apns->start;
 ok((eventually { push_one() eq '200' } 20), 'the service is back: pushes go on, without a reload');
 
-# … and in the middle
-my @texts = at_once(sub { push_all(@id) }, sub { sleep 0.2; return 'killed' });
-is($texts[0], '200', 'a thousand pushes again');
+# … and in the middle: what was in flight is sent again, within NanoMDMPushTimeout
+$apns->stop;
+$apns->start(streams => 100);    # 100 in each 50 ms: half a second for all
+forget();
+my $before = $apns->count($token);
+my $caller = open(my $answer, '-|') // die "fork: $!";
+if (!$caller) {
+    print push_all(@id);
+    close STDOUT;
+    POSIX::_exit(0);
+}
+ok(eventually(sub { $apns->count($token) >= $before + 300 }, 10), 'in the middle of a thousand pushes');
+$apns->stop('KILL');
+cmp_ok($apns->count($token), '<', $before + 1000, '… the service is killed');
+sleep 0.3;
+$apns->start;
+is(do { local $/; <$answer> }, '200', '… and comes back: all are sent');
+close $answer;
+cmp_ok($apns->count($token, $before + 1000), '>=', $before + 1000, '… each at least once');
 
 # it shows a certificate that is not its own
 $apns->stop;
@@ -110,7 +127,7 @@ $apns->stop;
 $apns->start;
 
 # renewal in the middle
-@texts = at_once((sub { join ' ', map { push_all(@id) } 1 .. 5 }) x 2, sub {
+my @texts = at_once((sub { join ' ', map { push_all(@id) } 1 .. 5 }) x 2, sub {
     sleep 0.1;
     return join ' ', map { sleep 0.1; $apns->put_certificate($topic) } 1 .. 3;
 });

@@ -15,6 +15,8 @@
 #include <apr_general.h>
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -584,6 +586,31 @@ static void test_renewal(void **state)
     pusher_stop(&pusher);
 }
 
+/* The connection of the certificate before has not begun HTTP/2: nobody waits for it. */
+static void test_renewal_of_mute(void **state)
+{
+    static const char *const options[] = {"--mute", "1", NULL};
+    apns_push_t *pushes = pushes_make("0000", 20);
+    apns_config_t config;
+    pusher_t pusher;
+    caller_t caller;
+    apr_time_t began;
+
+    (void)state;
+    server_start(options);
+    config = config_for(server.port);
+    pusher_start(&pusher, &config);
+    caller_start(&caller, &pusher, pushes, 20, SECONDS(20));
+    apr_sleep(apr_time_from_msec(700));
+    began = apr_time_now();
+    use_certificate(&pusher, &pki, 102, 0);
+    assert_int_equal(caller_join(&caller), APR_SUCCESS);
+    assert_true(apr_time_now() - began < SECONDS(2));
+    assert_all_taken(pushes, 20);
+    assert_int_equal(warnings, 0);
+    pusher_stop(&pusher);
+}
+
 /* ---- trust ----------------------------------------------------------------------------------- */
 
 static void assert_refused(const apns_push_t *push, apr_interval_time_t took, const char *words)
@@ -699,6 +726,11 @@ static void test_bad_certificates(void **state)
             MDM_EINPUT);
         assert_non_null(why);
         assert_false(apns_has_certificate(pusher.apns, TOPIC, 200 + i));
+        assert_int_equal(errors, i + 1);
+        assert_int_equal(
+            apns_set_certificate(pusher.apns, TOPIC, 200 + i, cases[i][0], cases[i][1], &why, pool),
+            MDM_EINPUT);
+        assert_int_equal(errors, i + 1); /* once for each version */
     }
     assert_true(apns_has_certificate(pusher.apns, TOPIC, 101));
     pusher_free(&pusher);
@@ -710,7 +742,8 @@ static void test_config(void **state)
                                            "https://",
                                            "localhost",
                                            "",
-                                           "https://u:p@localhost",
+                                           "https://u:open sesame@localhost",
+                                           "https://user:sesame@localhost",
                                            "https://localhost/path",
                                            "https://localhost:0",
                                            "https://local host"};
@@ -729,6 +762,7 @@ static void test_config(void **state)
         config.url = bad_urls[i];
         assert_int_equal(apns_config_check(&config, &why, pool), MDM_EINPUT);
         assert_non_null(strstr(why, "https://HOST"));
+        assert_null(strstr(why, "sesame"));
     }
     config = config_for(1);
     for (apr_size_t i = 0; i < sizeof(bad_proxies) / sizeof(bad_proxies[0]); i++) {
@@ -808,6 +842,85 @@ static void test_nobody_there(void **state)
     config.url = "https://does-not-exist.invalid";
     send_one(&config, &push, "0000", apr_time_from_msec(800));
     assert_int_equal(push.status, APR_TIMEUP);
+}
+
+static int listen_anywhere(int *port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t len = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
+/* In place of libc's: a name has the addresses of servers that accept and stay silent, and then its
+ * own. */
+#define SILENT 3
+static int silent_ports[SILENT]; /* 0: none */
+
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                struct addrinfo **out)
+{
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    struct addrinfo *first = NULL, **at = &first;
+    int error = 0;
+
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    for (int i = 0; error == 0 && i < SILENT && silent_ports[i] != 0; i++) {
+        char number[8];
+
+        snprintf(number, sizeof(number), "%d", silent_ports[i]);
+        error = real("127.0.0.1", number, hints, at);
+        at = error == 0 ? &(*at)->ai_next : at;
+    }
+    if (error == 0) {
+        error = real(first != NULL ? "127.0.0.1" : host, port, hints, at);
+    }
+    if (error == 0) {
+        *out = first;
+    } else if (first != NULL) {
+        freeaddrinfo(first);
+    }
+    return error;
+}
+
+/* Each of them is given up after some seconds, however many there are. Whoever has answered is
+ * asked first the next time. */
+static void test_silent_addresses(void **state)
+{
+    apns_push_t push;
+    apns_config_t config;
+    pusher_t pusher;
+    int listeners[SILENT];
+    apr_time_t began;
+
+    (void)state;
+    for (int i = 0; i < SILENT; i++) {
+        listeners[i] = listen_anywhere(&silent_ports[i]);
+    }
+    server_start(NULL);
+    config = config_for(server.port);
+    pusher_start(&pusher, &config);
+    push_init(&push, "0000", 1);
+    assert_int_equal(apns_send(pusher.apns, &push, 1, SECONDS(25)), APR_SUCCESS);
+    assert_all_taken(&push, 1);
+    for (int i = 0; i < 2; i++) {
+        use_certificate(&pusher, &pki, 102 + i, 0);
+        began = apr_time_now();
+        assert_int_equal(apns_send(pusher.apns, &push, 1, SECONDS(25)), APR_SUCCESS);
+        assert_all_taken(&push, 1);
+        assert_true(apr_time_now() - began < SECONDS(2));
+    }
+    pusher_stop(&pusher);
+    for (int i = 0; i < SILENT; i++) {
+        close(listeners[i]);
+        silent_ports[i] = 0;
+    }
 }
 
 static void test_not_running_yet(void **state)
@@ -948,12 +1061,15 @@ static void test_queue_full(void **state)
     config = config_for(server.port);
     config.queue_max = 10;
     pusher_start(&pusher, &config);
+    assert_int_equal(apns_send(pusher.apns, pushes, 11, SECONDS(5)), APR_SUCCESS);
+    assert_all_taken(pushes, 11); /* nobody else waits */
+    caller_start(&caller, &pusher, silent, 10, SECONDS(1));
+    wait_for_lines(21);
+    assert_int_equal(apns_send(pusher.apns, pushes, 1, SECONDS(5)), APR_EAGAIN);
+    assert_int_equal(count_status(pushes, 1, APR_EAGAIN), 1);
     assert_int_equal(apns_send(pusher.apns, pushes, 11, SECONDS(5)), APR_EAGAIN);
     assert_int_equal(count_status(pushes, 11, APR_EAGAIN), 11);
-    assert_int_equal(log_lines(""), 0);
-    caller_start(&caller, &pusher, silent, 10, SECONDS(1));
-    wait_for_lines(10);
-    assert_int_equal(apns_send(pusher.apns, pushes, 1, SECONDS(5)), APR_EAGAIN);
+    assert_int_equal(log_lines(""), 21);
     assert_int_equal(caller_join(&caller), APR_SUCCESS);
     assert_int_equal(count_status(silent, 10, APR_TIMEUP), 10);
     assert_int_equal(apns_send(pusher.apns, pushes, 10, SECONDS(5)), APR_SUCCESS);
@@ -1120,20 +1236,6 @@ static void *proxy_run(void *data)
         tunnel(proxy, accept(proxy->listener, NULL, NULL));
     }
     return NULL;
-}
-
-static int listen_anywhere(int *port)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t len = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(listen(fd, 16), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
-    *port = ntohs(address.sin_port);
-    return fd;
 }
 
 static void test_proxy(void **state)
@@ -1307,6 +1409,7 @@ int main(void)
         TEST(test_closed),
         TEST(test_killed_and_back),
         TEST(test_renewal),
+        TEST(test_renewal_of_mute),
         TEST(test_server_of_strangers),
         TEST(test_wrong_name),
         TEST(test_by_address),
@@ -1316,6 +1419,7 @@ int main(void)
         TEST(test_silence),
         TEST(test_frozen),
         TEST(test_nobody_there),
+        TEST(test_silent_addresses),
         TEST(test_not_running_yet),
         TEST(test_one_stream),
         TEST(test_connections),

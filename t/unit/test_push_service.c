@@ -20,6 +20,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <pthread.h>
 
 #include "db.h"
 #include "service.h"
@@ -33,7 +34,8 @@ static apr_array_header_t *outcome;
 
 static int setup(void **state)
 {
-    static const apns_config_t config = {.url = "https://127.0.0.1:9", .connections = 1};
+    static const apns_config_t config = {
+        .url = "https://127.0.0.1:9", .connections = 1, .queue_max = 2};
     store_config_t where;
     const char *why = NULL;
 
@@ -197,6 +199,44 @@ static void test_dead(void **state)
     assert_null(strstr(result(0)->push_error, "410"));
 }
 
+/* Another caller, which waits for two pushes. */
+static void *fill_queue(void *data)
+{
+    apns_push_t *pushes = data;
+
+    for (int i = 0; i < 2; i++) {
+        pushes[i] = (apns_push_t){.topic = TOPIC, .token = "00", .magic = ""};
+    }
+    while (APR_STATUS_IS_EAGAIN(apns_send(service.apns, pushes, 2, apr_time_from_sec(2)))) {
+        apr_sleep(apr_time_from_msec(1)); /* the other caller was there first */
+    }
+    return NULL;
+}
+
+static void test_full(void **state)
+{
+    apns_push_t pushes[2];
+    trust_pushcert_t cert;
+    pthread_t thread;
+    const char *why = NULL;
+    apr_status_t status = APR_SUCCESS;
+
+    (void)state;
+    db_exec(&db, "UPDATE enrollments SET topic = '" TOPIC "'");
+    assert_int_equal(put(make_pem(TOPIC, 3600), &cert), APR_SUCCESS);
+    assert_int_equal(push("D-00001,D-00002,D-00003", &why), APR_SUCCESS); /* alone: any number */
+    assert_non_null(strstr(result(2)->push_error, "no answer in time"));
+    assert_int_equal(pthread_create(&thread, NULL, fill_queue, pushes), 0);
+    for (int i = 0; i < 20 && status == APR_SUCCESS; i++) { /* until the other one is there */
+        apr_sleep(apr_time_from_msec(50));
+        status = push("D-00001", &why);
+    }
+    assert_true(APR_STATUS_IS_EAGAIN(status));
+    assert_non_null(strstr(why, "too many pushes"));
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(push("D-00001", &why), APR_SUCCESS);
+}
+
 static void test_enqueued(void **state)
 {
     const char *why;
@@ -232,8 +272,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_unknown),  TEST(test_certificates), TEST(test_dead),
-        TEST(test_enqueued), TEST(test_outage),
+        TEST(test_unknown), TEST(test_certificates), TEST(test_dead),
+        TEST(test_full),    TEST(test_enqueued),     TEST(test_outage),
     };
     int failed;
 

@@ -37,8 +37,8 @@ my %code = (
 );
 my ($count, @started) = (0);
 
-# options: delay (ms before each answer), goaway (answers on each connection), server (the name of
-# another certificate than the right one); start() takes others
+# options: delay (ms before each answer), streams (at once, on each connection), goaway (answers on
+# each connection), server (the name of another certificate than the right one); start() takes others
 sub new {
     my ($class, %o) = @_;
     my $name = NanoMDM::Test::var('scratch') . "/apnsd-$$-" . ++$count;
@@ -53,6 +53,7 @@ sub start {
     my @command = (NanoMDM::Test::var('bindir') . '/apnsd', '--port', $self->{port},
         '--cert', $pki->cert($now{server}), '--key', $pki->key($now{server}), '--ca', $pki->cert('ca'),
         '--log', $self->{log}, $now{delay} ? ('--delay', $now{delay}) : (),
+        $now{streams} ? ('--max-streams', $now{streams}) : (),
         $now{goaway} ? ('--goaway-after', $now{goaway}) : ());
     NanoMDM::PKI::spew($self->{said}, '');
     $self->{pid} = fork() // die "fork: $!";
