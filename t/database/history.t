@@ -3,6 +3,7 @@
 #
 # NanoMDMHistory: what ended long ago goes, by and by; what a device still waits for, and what ended
 # just now, stays.
+# MPMs: event worker (each run takes long)
 
 use strict;
 use warnings FATAL => 'all';

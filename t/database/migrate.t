@@ -4,6 +4,7 @@
 # nanomdm-migrate. copy: everything that a server has stored goes to a database of another kind and
 # back, unchanged, and a server on the copy goes on where the first one was. replay: the check-ins go
 # to a server with an empty database, through interruptions and outages, each in its order.
+# MPMs: event worker (each run takes long)
 
 use strict;
 use warnings FATAL => 'all';

@@ -3,6 +3,7 @@
 #
 # Two servers with one database: devices go to one of them with one request and to the other with
 # the next, and notice nothing.
+# MPMs: event worker (each run takes long)
 
 use strict;
 use warnings FATAL => 'all';

@@ -10,6 +10,8 @@
 # other.
 #
 # NANOMDM_SOAK_SECONDS=120 makes it long: 200 devices for so many seconds, instead of 20 for 15.
+# Databases: sqlite3 pgsql (each run takes long)
+# MPMs: event worker (each run takes long)
 
 use strict;
 use warnings FATAL => 'all';
