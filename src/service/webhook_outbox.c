@@ -37,12 +37,20 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 
 /* -- Claiming ----------------------------------------------------------------------------- */
 
+/* So many events store_outbox_due() gives at most. */
+#define DUE_MAX 100
+
+/* How long those of an enrollment whose run is on its way make room for others'. */
+#define HELD_DELAY apr_time_from_sec(1)
+
 typedef struct claim_t {
     service_webhook_t *webhook;
     int max;
-    apr_array_header_t *due; /* store_due_t */
-    apr_array_header_t *ids; /* those to try, sorted */
+    apr_array_header_t *due;  /* store_due_t */
+    apr_array_header_t *ids;  /* those to try, sorted */
+    apr_array_header_t *held; /* those that are here already and fill the list with others' */
     apr_array_header_t *runs;
+    apr_time_t begun;          /* no lease is from before */
     apr_interval_time_t again; /* 0: others have none */
 } claim_t;
 
@@ -50,24 +58,29 @@ static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     claim_t *c = baton;
 
-    c->due = apr_array_make(pool, 100, sizeof(store_due_t));
+    c->due = apr_array_make(pool, DUE_MAX, sizeof(store_due_t));
     return store_outbox_due(tx, c->webhook->config.name, c->due, pool);
 }
 
 /* The first ones that are not here already, each once; in an order that all nodes have, since each
- * locks its lease. */
+ * locks its lease. Where there may be more behind, those that are here must not stand before them.
+ */
 static void choose_ids(claim_t *c, apr_pool_t *pool)
 {
     apr_hash_t *seen = apr_hash_make(pool);
 
     c->ids = apr_array_make(pool, c->max, sizeof(const char *));
-    for (int i = 0; i < c->due->nelts && c->ids->nelts < c->max; i++) {
+    c->held = apr_array_make(pool, 4, sizeof(const char *));
+    for (int i = 0; i < c->due->nelts; i++) {
         const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
+        int is_held = apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING) != NULL;
 
-        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) == NULL &&
-            apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING) == NULL) {
+        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL) {
+            continue;
+        }
+        if (is_held ? c->due->nelts == DUE_MAX : c->ids->nelts < c->max) {
             apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
-            APR_ARRAY_PUSH(c->ids, const char *) = id;
+            APR_ARRAY_PUSH(is_held ? c->held : c->ids, const char *) = id;
         }
     }
     store_sort_ids(c->ids);
@@ -107,7 +120,7 @@ static apr_status_t add_run(store_tx_t *tx, claim_t *c, const char *id)
     events->seqs = apr_array_make(pool, 4, sizeof(const char *));
     run->pool = pool;
     run->id = apr_pstrdup(pool, id);
-    run->until = apr_time_now() + LEASE_TIME;
+    run->until = c->begun + LEASE_TIME;
     status = store_outbox_run(tx, webhook->config.name, id, events->seqs, pool);
     run->count = events->seqs->nelts;
     if (status == APR_SUCCESS && run->count == 0) {
@@ -136,6 +149,7 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     apr_status_t status = APR_SUCCESS;
 
     drop_runs(c->runs); /* of an attempt before this one */
+    c->begun = apr_time_now();
     c->again = 0;
     for (int i = 0; i < c->ids->nelts && status == APR_SUCCESS; i++) {
         const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
@@ -146,6 +160,12 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
         if (status == APR_SUCCESS) {
             status = left > 0 ? postpone(tx, c, id, left, pool) : add_run(tx, c, id);
         }
+    }
+    for (int i = 0; i < c->held->nelts && status == APR_SUCCESS; i++) {
+        status = postpone(tx, c, APR_ARRAY_IDX(c->held, i, const char *), HELD_DELAY, pool);
+    }
+    if (c->again != 0 && c->due->nelts == DUE_MAX) {
+        c->again = 1; /* there may be others behind those that were postponed: at once */
     }
     return status;
 }
@@ -158,7 +178,7 @@ static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
         return status;
     }
     choose_ids(c, pool);
-    if (c->ids->nelts == 0) {
+    if (c->ids->nelts == 0 && c->held->nelts == 0) {
         return APR_SUCCESS;
     }
     status = store_write(c->webhook->store, claim_work, c, pool);

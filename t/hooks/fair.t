@@ -1,0 +1,66 @@
+# Copyright 2026 The mod_nanomdm authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# A webhook is shared by all enrollments: one with hundreds of events, or with thousands that another
+# node has taken, does not hold up the others.
+
+use strict;
+use warnings FATAL => 'all';
+
+use Time::HiRes qw(sleep time);
+
+use NanoMDM::Receiver ();
+use NanoMDM::Test;
+
+my $receiver = NanoMDM::Receiver->new;
+my $url      = $receiver->url('/fair');
+$receiver->down;
+my $httpd = server(NanoMDM::Httpd->new(config => <<"END_CONFIG"));
+NanoMDMWebhook $url
+<Location "/mdm">
+    SetHandler nanomdm
+</Location>
+END_CONFIG
+ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
+my $device = device();
+
+# So many events of one enrollment, older than all others.
+sub fill {
+    my ($id, $count) = @_;
+    for my $n (1 .. $count / 100) {
+        db('INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES '
+            . join(', ', ("(?, '$id', 'mdm.Connect', ?, 1)") x 100),
+            map { ($url, qq({"topic":"mdm.Connect","event_id":"$id-$n-$_","created_at":"x",)
+                . qq("acknowledge_event":{"raw_payload":""}}\n)) } 1 .. 100);
+    }
+    return;
+}
+
+# How long a message's event takes to arrive.
+sub arrival {
+    my ($what) = @_;
+    my $begun = time;
+    is_status(checkin($device, $what), 200, $what);
+    my $arrived = &eventually(sub {
+        grep { $_->{body} =~ /"mdm\.$what"/ && $_->{body} =~ /\Q$device->{id}\E/ } $receiver->requests
+    }, 30);
+    return $arrived ? time - $begun : 'never';
+}
+
+fill('MANY', 600);
+$receiver->answer(status => 200, delay => 0.1);
+$receiver->up;
+ok(&eventually(sub { scalar $receiver->requests }, 40), 'hundreds of events of one enrollment, a slow receiver');
+cmp_ok(arrival('Authenticate'), '<', 5, "… another's event does not wait for them");
+db(q(DELETE FROM mdm_webhook_outbox WHERE id = 'MANY'));
+
+$receiver->answer(status => 200);
+my $hour = int(1000 * (time + 3600));
+db("INSERT INTO mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms) VALUES (?, 'TAKEN', 'another', $hour, 0, 0)", $url);
+fill('TAKEN', 3000);
+cmp_ok(arrival('TokenUpdate'), '<', 10, "thousands of events that another node has taken do not hold up another's");
+db(q(DELETE FROM mdm_webhook_outbox WHERE id = 'TAKEN'));
+db(q(DELETE FROM mdm_webhook_leases WHERE id = 'TAKEN'));
+$httpd->stop;
+
+done_testing;
