@@ -223,6 +223,7 @@ const dialect_t *dialect_get(const char *driver);
 #define DIALECT_LEASE_UPSERT(now)                                                                  \
     "ON CONFLICT (webhook, id) DO UPDATE SET owner = excluded.owner,"                              \
     " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now
+
 /** Where to push to; see store_push_t. */
 #define DIALECT_PUSH(reason, join)                                                                 \
     "SELECT e.id, e.topic, e.push_magic, e.token_hex, c.stale_token, " reason                      \
