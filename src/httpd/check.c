@@ -28,6 +28,14 @@ int nanomdm_pre_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp)
     return OK;
 }
 
+/* The first of the two readings of a start, and the one of configtest. A running server is not
+ * taken down by what a reload finds wrong outside of the configuration: then it is the log that
+ * tells. */
+static int is_first_reading(void)
+{
+    return ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG;
+}
+
 /* -- Telling ------------------------------------------------------------------------------ */
 
 /* Where the person that starts httpd reads, before httpd turns standard error into its log; -1 if
@@ -36,8 +44,7 @@ static int terminal = -1;
 
 static void keep_terminal(void)
 {
-    if (terminal < 0 && ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG &&
-        ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_NORMAL) {
+    if (terminal < 0 && is_first_reading() && ap_state_query(AP_SQ_RUN_MODE) == AP_SQ_RM_NORMAL) {
         terminal = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     }
 }
@@ -353,6 +360,7 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
             failed = 1;
         }
     }
+    failed |= is_first_reading() && nanomdm_dump_check(s, ptemp);
     failed |= check_access_control(ap_conftree, s, ptemp);
     return failed ? HTTP_INTERNAL_SERVER_ERROR : OK;
 }
@@ -506,12 +514,12 @@ static void make_directory(const nanomdm_server_t *conf, server_rec *s, apr_pool
  * foreground and its exit status is seen, and at each reload. */
 int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
-    int first = ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG;
+    int first = is_first_reading();
     int generation = 0;
     apr_hash_t *done = apr_hash_make(ptemp);
 
     (void)plog;
-    if (nanomdm_dump_open(pconf, s)) {
+    if (nanomdm_dump_open(pconf, s) && first) {
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     if (!first && ap_mpm_query(AP_MPMQ_GENERATION, &generation) == APR_SUCCESS && generation == 0) {
@@ -529,7 +537,6 @@ int nanomdm_post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, 
         if (conf->schema == NANOMDM_SCHEMA_CREATE) {
             make_directory(conf, v, ptemp);
         }
-        /* A running server is not taken down by a reload: then it is the log that tells. */
         if (schema_in_child(conf, v, ptemp) == SCHEMA_WRONG && first) {
             return HTTP_INTERNAL_SERVER_ERROR;
         }

@@ -3,29 +3,45 @@
  */
 /* NanoMDMDump: message bodies in a file, or in a pipe to a program, for debugging. All processes
  * and virtual hosts write to the same ones, a record at a time: a body is larger than what a pipe
- * takes in one piece.
+ * takes in one piece. A device's request comes first: what is not taken soon is dropped.
  */
 #include "nanomdm.h"
 
+#include <apr_atomic.h>
 #include <apr_global_mutex.h>
 #include <apr_portable.h>
 #include <apr_strings.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <http_core.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 #include <util_mutex.h>
 
 #define MUTEX_TYPE "nanomdm-dump"
 
+/* How long a record may wait for those of others and for the program at the end of the pipe. */
+#define WAIT_MS 1000
+
+/* How often each process tells of dropped records. */
+#define TELL_SECONDS 10
+
 struct nanomdm_dump_t {
     const char *name;
-    int fd;
+    int fd; /* or -1 */
+    apr_global_mutex_t *mutex;
+
+    /* of this process */
+    apr_uint32_t stuck;   /* the last record was dropped: the next one does not wait */
+    apr_uint32_t dropped; /* records, since that was last told */
+    apr_uint32_t told_at; /* seconds */
 };
 
 /* While one configuration is read, by one thread; then only looked at. */
 static apr_array_header_t *dumps; /* nanomdm_dump_t * */
-static apr_global_mutex_t *mutex;
 
 nanomdm_dump_t *nanomdm_dump_note(const char *name, apr_pool_t *pool)
 {
@@ -40,7 +56,7 @@ nanomdm_dump_t *nanomdm_dump_note(const char *name, apr_pool_t *pool)
             return dump;
         }
     }
-    dump = apr_palloc(pool, sizeof(*dump));
+    dump = apr_pcalloc(pool, sizeof(*dump));
     dump->name = apr_pstrdup(pool, name);
     dump->fd = -1;
     APR_ARRAY_PUSH(dumps, nanomdm_dump_t *) = dump;
@@ -50,77 +66,150 @@ nanomdm_dump_t *nanomdm_dump_note(const char *name, apr_pool_t *pool)
 void nanomdm_dump_reset(apr_pool_t *pconf)
 {
     dumps = NULL;
-    mutex = NULL;
     ap_mutex_register(pconf, MUTEX_TYPE, NULL, APR_LOCK_DEFAULT, 0);
 }
 
-static apr_status_t open_dump(nanomdm_dump_t *dump, apr_pool_t *pconf)
+int nanomdm_dump_check(server_rec *s, apr_pool_t *ptemp)
+{
+    int failed = 0;
+
+    for (int i = 0; dumps != NULL && i < dumps->nelts; i++) {
+        const nanomdm_dump_t *dump = APR_ARRAY_IDX(dumps, i, nanomdm_dump_t *);
+        struct stat info;
+
+        if (*dump->name != '|' && stat(ap_make_dirstr_parent(ptemp, dump->name), &info) != 0 &&
+            (errno == ENOENT || errno == ENOTDIR)) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                         "NanoMDMDump: the directory of %s does not exist: make it, or name "
+                         "another file",
+                         dump->name);
+            failed = 1;
+        }
+    }
+    return failed;
+}
+
+/* -- Opening ------------------------------------------------------------------------------ */
+
+static apr_status_t open_pipe(int *fd, const char *program, apr_pool_t *pconf)
+{
+    piped_log *pipe = ap_open_piped_log(pconf, program);
+
+    return pipe != NULL ? apr_os_file_get(fd, ap_piped_log_write_fd(pipe)) : APR_EGENERAL;
+}
+
+/* A file that is there already may be for a group, but is not for everybody. */
+static apr_status_t open_file(int *fd, const char *name, apr_pool_t *pconf)
 {
     apr_file_t *file;
-    apr_status_t status = APR_SUCCESS;
+    struct stat info;
+    apr_status_t status = apr_file_open(
+        &file, name, APR_FOPEN_WRITE | APR_FOPEN_APPEND | APR_FOPEN_CREATE | APR_FOPEN_LARGEFILE,
+        APR_FPROT_UREAD | APR_FPROT_UWRITE, pconf);
 
-    if (*dump->name == '|') {
-        piped_log *pipe = ap_open_piped_log(pconf, dump->name + 1);
-
-        if (pipe == NULL) {
-            return APR_EGENERAL;
-        }
-        file = ap_piped_log_write_fd(pipe);
-    } else {
-        status = apr_file_open(&file, dump->name,
-                               APR_FOPEN_WRITE | APR_FOPEN_APPEND | APR_FOPEN_CREATE |
-                                   APR_FOPEN_LARGEFILE,
-                               APR_FPROT_UREAD | APR_FPROT_UWRITE, pconf);
+    if (status == APR_SUCCESS) {
+        status = apr_os_file_get(fd, file);
     }
-    return status == APR_SUCCESS ? apr_os_file_get(&dump->fd, file) : status;
+    if (status == APR_SUCCESS && fstat(*fd, &info) == 0 && S_ISREG(info.st_mode) &&
+        (info.st_mode & S_IRWXO) != 0 && fchmod(*fd, info.st_mode & 07770) != 0) {
+        status = errno;
+    }
+    return status;
+}
+
+static apr_status_t open_dump(nanomdm_dump_t *dump, int number, apr_pool_t *pconf, server_rec *s)
+{
+    int fd = -1;
+    apr_status_t status = *dump->name == '|' ? open_pipe(&fd, dump->name + 1, pconf)
+                                             : open_file(&fd, dump->name, pconf);
+
+    /* This end only: the program waits as it likes. */
+    if (status == APR_SUCCESS && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0) {
+        status = errno;
+    }
+    /* One for each, so that they do not wait for each other. */
+    if (status == APR_SUCCESS) {
+        status = ap_global_mutex_create(&dump->mutex, NULL, MUTEX_TYPE, apr_itoa(pconf, number), s,
+                                        pconf, 0);
+    }
+    if (status == APR_SUCCESS) {
+        dump->fd = fd;
+    }
+    return status;
 }
 
 int nanomdm_dump_open(apr_pool_t *pconf, server_rec *s)
 {
     int failed = 0;
 
-    if (dumps == NULL) {
-        return 0;
-    }
-    for (int i = 0; i < dumps->nelts; i++) {
+    for (int i = 0; dumps != NULL && i < dumps->nelts; i++) {
         nanomdm_dump_t *dump = APR_ARRAY_IDX(dumps, i, nanomdm_dump_t *);
-        apr_status_t status = open_dump(dump, pconf);
+        apr_status_t status = open_dump(dump, i, pconf, s);
 
         if (status != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, status, s,
-                         "NanoMDMDump: %s cannot be opened", dump->name);
+                         "NanoMDMDump: %s cannot be opened: nothing is dumped there", dump->name);
             failed = 1;
         }
     }
-    return failed ||
-           ap_global_mutex_create(&mutex, NULL, MUTEX_TYPE, NULL, s, pconf, 0) != APR_SUCCESS;
+    return failed;
 }
 
 void nanomdm_dump_child_init(apr_pool_t *pchild, server_rec *s)
 {
-    apr_status_t status;
+    for (int i = 0; dumps != NULL && i < dumps->nelts; i++) {
+        nanomdm_dump_t *dump = APR_ARRAY_IDX(dumps, i, nanomdm_dump_t *);
+        apr_status_t status = APR_SUCCESS;
 
-    if (mutex == NULL) {
-        return;
-    }
-    status = apr_global_mutex_child_init(&mutex, apr_global_mutex_lockfile(mutex), pchild);
-    if (status != APR_SUCCESS) {
-        ap_log_error(APLOG_MARK, APLOG_CRIT, status, s, "NanoMDMDump: no lock, nothing is dumped");
-        mutex = NULL;
+        if (dump->fd >= 0) {
+            status = apr_global_mutex_child_init(&dump->mutex,
+                                                 apr_global_mutex_lockfile(dump->mutex), pchild);
+        }
+        if (status != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_CRIT, status, s,
+                         "NanoMDMDump: no lock, nothing is dumped to %s", dump->name);
+            dump->fd = -1;
+        }
     }
 }
 
-/* @return 0, or errno */
-static int write_all(int fd, struct iovec *parts, int count)
+/* -- Writing ------------------------------------------------------------------------------ */
+
+static long now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* @return 0 once it takes more, APR_TIMEUP if it did not until then */
+static int wait_for(int fd, long end)
+{
+    struct pollfd pollfd = {fd, POLLOUT, 0};
+    long left;
+    int ready = 0;
+
+    do {
+        left = end - now_ms();
+        ready = poll(&pollfd, 1, left > 0 ? (int)left : 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0 ? 0 : ready == 0 ? APR_TIMEUP : errno;
+}
+
+/* @return 0, APR_TIMEUP, or errno */
+static int write_all(int fd, struct iovec *parts, int count, long end)
 {
     while (count > 0) {
         ssize_t written = writev(fd, parts, count);
 
         if (written < 0) {
-            if (errno == EINTR) {
-                continue;
+            int error = errno == EAGAIN ? wait_for(fd, end) : errno;
+
+            if (error != 0 && error != EINTR) {
+                return error;
             }
-            return errno;
+            continue;
         }
         while (count > 0 && (size_t)written >= parts->iov_len) {
             written -= (ssize_t)parts->iov_len;
@@ -135,33 +224,69 @@ static int write_all(int fd, struct iovec *parts, int count)
     return 0;
 }
 
+/* After a record that was dropped, the next one only waits if it can at least begin. */
+static int write_record(nanomdm_dump_t *dump, struct iovec *parts, int count)
+{
+    int stuck = apr_atomic_read32(&dump->stuck) != 0;
+    long end = now_ms() + WAIT_MS;
+    int error = apr_global_mutex_timedlock(dump->mutex, stuck ? 0 : apr_time_from_msec(WAIT_MS));
+
+    if (error == APR_SUCCESS) {
+        if (stuck) {
+            error = wait_for(dump->fd, 0);
+        }
+        if (error == 0) {
+            error = write_all(dump->fd, parts, count, end);
+        }
+        apr_global_mutex_unlock(dump->mutex);
+    }
+    return error;
+}
+
+/* Not of each one: at the first, and then once in a while. */
+static void tell_dropped(request_rec *r, nanomdm_dump_t *dump, int error)
+{
+    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
+    apr_uint32_t told = apr_atomic_read32(&dump->told_at);
+
+    if (now - told >= TELL_SECONDS && apr_atomic_cas32(&dump->told_at, now, told) == told) {
+        ap_log_rerror(APLOG_MARK, error != 0 ? APLOG_ERR : APLOG_WARNING, error, r,
+                      "NanoMDMDump: %s %s: records that this process has dropped%s: %u", dump->name,
+                      error != 0 ? "does not take more" : "takes more again",
+                      told != 0 ? " since it last told" : "", apr_atomic_xchg32(&dump->dropped, 0));
+    }
+}
+
+/* Each record begins with a line end: the one before may be cut, by lack of space or of time, or
+ * with its process. */
 void nanomdm_dump(request_rec *r, const char *enrollment_id, const char *direction,
                   const char *body, apr_size_t len)
 {
-    const nanomdm_dump_t *dump = nanomdm_server(r->server)->dump;
+    nanomdm_dump_t *dump = nanomdm_server(r->server)->dump;
     apr_time_exp_t now;
     const char *head;
     int error;
 
-    if (dump == NULL || dump->fd < 0 || mutex == NULL) {
+    if (dump == NULL || dump->fd < 0) {
         return;
     }
     apr_time_exp_gmt(&now, apr_time_now());
     head = apr_psprintf(
         r->pool,
-        "== %04d-%02d-%02dT%02d:%02d:%02d.%06dZ %s id=\"%s\" trace=%s bytes=%" APR_SIZE_T_FMT "\n",
+        "\n== %04d-%02d-%02dT%02d:%02d:%02d.%06dZ %s id=\"%s\" trace=%s bytes=%" APR_SIZE_T_FMT
+        "\n",
         now.tm_year + 1900, now.tm_mon + 1, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec,
         now.tm_usec, direction, ap_escape_logitem(r->pool, enrollment_id), nanomdm_trace_id(r),
         len);
     struct iovec parts[] = {
         {(void *)head, strlen(head)}, {(void *)(body != NULL ? body : ""), len}, {(void *)"\n", 1}};
 
-    if (apr_global_mutex_lock(mutex) != APR_SUCCESS) {
-        return;
-    }
-    error = write_all(dump->fd, parts, 3);
-    apr_global_mutex_unlock(mutex);
+    error = write_record(dump, parts, 3);
+    apr_atomic_set32(&dump->stuck, error != 0);
     if (error != 0) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, error, r, "NanoMDMDump: %s", dump->name);
+        apr_atomic_inc32(&dump->dropped);
+    }
+    if (apr_atomic_read32(&dump->dropped) != 0) {
+        tell_dropped(r, dump, error);
     }
 }

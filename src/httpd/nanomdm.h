@@ -199,10 +199,14 @@ int nanomdm_is_guarded(request_rec *r);
 nanomdm_dump_t *nanomdm_dump_note(const char *name, apr_pool_t *pool);
 /** Forget those of an earlier reading. */
 void nanomdm_dump_reset(apr_pool_t *pconf);
-/** Open all, as the user that starts httpd. @return 1 if one cannot be opened, which is logged */
+/** Whether there is a place for each. @return 1 if one lacks its directory, which is logged */
+int nanomdm_dump_check(server_rec *s, apr_pool_t *ptemp);
+/** Open all, as the user that starts httpd. @return 1 if one cannot be opened, which is logged:
+ * nothing is written there */
 int nanomdm_dump_open(apr_pool_t *pconf, server_rec *s);
 void nanomdm_dump_child_init(apr_pool_t *pchild, server_rec *s);
-/** Write a body, if the server dumps at all. direction: "in" or "out". */
+/** Write a body, if the server dumps at all; what is not taken within a second is dropped, which is
+ * logged. direction: "in" or "out". */
 void nanomdm_dump(request_rec *r, const char *enrollment_id, const char *direction,
                   const char *body, apr_size_t len);
 
