@@ -60,22 +60,24 @@ sub answer {
     return;
 }
 
-# What has come, in the order in which it was complete; from the nth on.
+# What has come, in the order in which it was complete; from the nth on. In the record bodies stand
+# beside the JSON, and below payloads are kept out of it: JSON::PP takes seconds for a few megabytes.
 sub requests {
     my ($self, $from) = @_;
     my @lines = split /\n/, NanoMDM::PKI::slurp($self->{record});
-    return map { my $r = JSON::PP->new->decode($_); $r->{body} = decode_base64($r->{body}); $r }
-        @lines[ ($from // 0) .. $#lines ];
+    return map {
+        my ($head, $body) = split /\t/, $_, 2;
+        +{ %{ JSON::PP->new->decode($head) }, body => decode_base64($body) };
+    } @lines[ ($from // 0) .. $#lines ];
 }
 
 # The JSON of the bodies, with what raw_payload holds decoded as payload.
 sub events {
     my ($self, $from) = @_;
     return map {
-        my $event = JSON::PP->new->utf8->decode($_->{body});
-        my $inner = $event->{checkin_event} || $event->{acknowledge_event};
-        $event->{inner}   = $inner;
-        $event->{payload} = decode_base64($inner->{raw_payload});
+        my ($event, $payload) = _decode($_->{body});
+        $event->{inner}{raw_payload} = $payload;
+        $event->{payload} = decode_base64($payload);
         $event;
     } $self->requests($from);
 }
@@ -83,13 +85,17 @@ sub events {
 # Likewise, but without payload: fast enough for tens of thousands.
 sub heads {
     my ($self) = @_;
-    return map {
-        my ($body) = /"body":"([^"]*)"/;
-        my $event = JSON::PP->new->utf8->decode(
-            decode_base64($body) =~ s/"raw_payload":"[^"]*"/"raw_payload":""/r);
-        $event->{inner} = $event->{checkin_event} || $event->{acknowledge_event};
-        $event;
-    } split /\n/, NanoMDM::PKI::slurp($self->{record});
+    return map { (_decode(decode_base64((split /\t/, $_, 2)[1])))[0] }
+        split /\n/, NanoMDM::PKI::slurp($self->{record});
+}
+
+# (event, what its raw_payload was)
+sub _decode {
+    my ($body) = @_;
+    my $payload = $body =~ s/"raw_payload":"\K([^"]*)// ? $1 : '';
+    my $event = JSON::PP->new->utf8->decode($body);
+    $event->{inner} = $event->{checkin_event} || $event->{acknowledge_event};
+    return ($event, $payload);
 }
 
 sub count { my ($self) = @_; return scalar(() = NanoMDM::PKI::slurp($self->{record}) =~ /\n/g) }
@@ -193,7 +199,7 @@ sub _take {
         my $body = substr $client->{in}, $at, $length;
         substr($client->{in}, 0, $at + $length) = '';
         my %request = (method => $method, path => $path, headers => \%headers, at => time,
-            id => $client->{id}, body => encode_base64($body, ''));
+            id => $client->{id});
         $request{peer} = $client->{socket}->peer_certificate('subject') . ''
             if $self->{client_ca};
         my $rule = JSON::PP->new->latin1->decode(NanoMDM::PKI::slurp($self->{rules}));
@@ -203,7 +209,7 @@ sub _take {
         }
         $request{answer} = $rule->{status};
         open my $fh, '>>', $self->{record} or die $!;
-        syswrite $fh, JSON::PP->new->canonical->encode(\%request) . "\n";
+        syswrite $fh, JSON::PP->new->canonical->encode(\%request) . "\t" . encode_base64($body, '') . "\n";
         close $fh;
         push @answers, [time + ($rule->{delay} || 0), $client, $rule];
     }
