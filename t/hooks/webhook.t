@@ -1,12 +1,15 @@
 # Copyright 2026 The mod_nanomdm authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Webhooks: the event of each message, its HMAC, several receivers, memory delivery; and the example
-# of a receiver.
+# Webhooks: the event of each message, its HMAC, several receivers, memory delivery; the schema of the
+# events, and the example of a receiver, both from docs/.
 use strict;
 use warnings FATAL => 'all';
 
+use JSON::PP ();
+
 use NanoMDM::Receiver ();
+use NanoMDM::Schema   ();
 use NanoMDM::Test;
 
 my $all    = NanoMDM::Receiver->new;
@@ -146,15 +149,16 @@ event_ok($r, 'mdm.Connect', report_plist($device, %report),
     my $pid = fork() // die $!;
     if (!$pid) {
         open STDOUT, '>', $output or die;
-        exec $^X, 't/hooks/webhook-receiver.pl', $example_port, var('scratch') . '/api.key' or die;
+        exec $^X, 'docs/webhook-receiver.pl', $example_port, var('scratch') . '/api.key' or die;
     }
     my @lines;
     ok((eventually { @lines = split /^/, -e $output ? slurp($output) : ''; @lines >= 8 } 45), 'the example gets events')
         or diag(@lines);
     is(scalar(grep { /^mdm\.TokenUpdate \S+ \Q$device->{id}\E \d+ bytes$/ } @lines), 2, '… and prints them');
+    my $silent = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $example_port) or die $!;
     my $forged = request(POST => '/', host => $example_port, body => '{"topic":"mdm.Connect","event_id":"x"}',
         headers => ['X-Hmac-Signature' => NanoMDM::Receiver::hmac('wrong', '{}')]);
-    is($forged->{status}, 403, '… a forged one not');
+    is($forged->{status}, 403, '… a forged one not, after a client that says nothing');
     kill 'KILL', $pid;
     waitpid $pid, 0;
 }
@@ -177,6 +181,54 @@ is(join(' ', map { $_->{topic} } $some->events), join(' ', ('mdm.TokenUpdate') x
     'the other webhook: its topics') if eventually { $some->count == 4 } 10;
 is($some->count, 4, '… all of them');
 is(($some->requests)[0]{headers}{'x-hmac-signature'}, undef, '… no key, no HMAC');
+
+# the schema: each event fits it, and it is not one that everything fits
+my $schema = NanoMDM::Schema->new(slurp('docs/webhook.schema.json'));
+my $json   = JSON::PP->new->utf8;
+# A payload's beginning is enough: millions of letters take long.
+sub bodies { return map { $_->{body} =~ s/("raw_payload":"[^"]{4000})[^"]*/$1/r } $_[0]->requests }
+for my $case ([all => $all], [memory => $memory], [some => $some]) {
+    my ($name, $receiver) = @$case;
+    my @bodies = bodies($receiver);
+    is(join("\n", map { my $body = $_; map { "$_ in $body" } $schema->errors($json->decode($body)) } @bodies), '',
+        "schema: $name, " . @bodies . ' events');
+}
+my @bodies = bodies($all);
+my %topics = map { /"topic":"([^"]*)"/ ? ($1 => 1) : () } @bodies;
+is(join(' ', sort keys %topics), join(' ', sort 'mdm.Connect',
+    @{ $json->decode(slurp('docs/webhook.schema.json'))->{oneOf}[0]{properties}{topic}{enum} }), '… of all its topics');
+my ($update) = grep { /"mdm.TokenUpdate"/ } @bodies;
+my ($report) = grep { /"mdm.Connect"/ } @bodies;
+for my $case (
+    ['no topic',            $update, qr/no member topic/,          sub { delete $_[0]{topic} }],
+    ['an unknown topic',    $update, qr{/topic: none of},          sub { $_[0]{topic} = 'mdm.Other' }],
+    ['another kind',        $update, qr/0 of oneOf fit/,           sub { $_[0]{topic} = 'mdm.Connect' }],
+    ['no kind',             $report, qr/0 of oneOf/,               sub { delete $_[0]{acknowledge_event} }],
+    ['another member',      $update, qr/unknown member other/,     sub { $_[0]{other} = 1 }],
+    ['another inner one',   $report, qr/unknown member other/,     sub { $_[0]{acknowledge_event}{other} = 1 }],
+    ['a tally of a report', $report, qr/unknown member token_up/,  sub { $_[0]{acknowledge_event}{token_update_tally} = 1 }],
+    ['no status',           $report, qr/no member status/,         sub { delete $_[0]{acknowledge_event}{status} }],
+    ['no event id',         $update, qr/event_id: too short/,      sub { $_[0]{event_id} = '' }],
+    ['no time',             $update, qr/created_at: no date-time/, sub { $_[0]{created_at} =~ s/Z$// }],
+    ['a tally of 0',        $update, qr/tally: less than 1/,       sub { $_[0]{checkin_event}{token_update_tally} = 0 }],
+    ['a tally as text',     $update, qr/tally: no integer/,        sub { $_[0]{checkin_event}{token_update_tally} = '1' }],
+    ['half a tally',        $update, qr/tally: no integer/,        sub { $_[0]{checkin_event}{token_update_tally} = 1.5 }],
+    ['no enrollment type',  $update, qr{/ids: no member type},     sub { delete $_[0]{checkin_event}{ids}{type} }],
+    ['an unknown type',     $update, qr{/ids/type: none of},       sub { $_[0]{checkin_event}{ids}{type} = 'Watch' }],
+    ['an id as a number',   $update, qr{/udid: no string},         sub { $_[0]{checkin_event}{udid} = 5 }],
+    ['no base64',           $update, qr{/raw_payload: no base64},  sub { $_[0]{checkin_event}{raw_payload} .= '%' }],
+    ['parameters',          $report, qr{/url_params/k: no string}, sub { $_[0]{acknowledge_event}{url_params} = { k => {} } }],
+    ['no event',            '[]',    qr/: no object/,              sub { }],
+) {
+    my ($name, $body, $why, $damage) = @$case;
+    my $damaged = $json->decode($body);
+    $damage->($damaged);
+    like(join("\n", $schema->errors($damaged)), $why, "schema: $name does not fit");
+}
+for my $unknown ('{"maxLength":5}', '{"properties":{"a":{"format":"uri"}}}', '{"oneOf":[{"$ref":"other.json"}]}') {
+    ok(!eval { NanoMDM::Schema->new($unknown) }, "a schema that its validator does not know: $unknown");
+}
+
 # of ours: other suites may share the database
 for my $table (qw(outbox leases)) {
     ok((eventually { db_value("SELECT count(*) FROM mdm_webhook_$table WHERE webhook IN (?, ?)", $all_url, $some_url) == 0 } 10),
