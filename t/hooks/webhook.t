@@ -8,6 +8,7 @@ use warnings FATAL => 'all';
 
 use JSON::PP ();
 
+use NanoMDM::Ports    ();
 use NanoMDM::Receiver ();
 use NanoMDM::Schema   ();
 use NanoMDM::Test;
@@ -16,7 +17,7 @@ my $all    = NanoMDM::Receiver->new;
 my $some   = NanoMDM::Receiver->new;
 my $memory = NanoMDM::Receiver->new(tls => 'server');
 # the example, of which docs/webhook.md tells
-my $example_port = NanoMDM::Httpd::free_port();
+my $example_port = NanoMDM::Ports::free();
 my ($all_url, $some_url, $memory_url) = ($all->url('/all?a=b'), $some->url, $memory->url);
 
 my $config = <<"END_CONFIG";

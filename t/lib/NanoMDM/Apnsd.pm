@@ -17,8 +17,9 @@ use warnings FATAL => 'all';
 
 use Time::HiRes qw(sleep time);
 
-use NanoMDM::PKI  ();
-use NanoMDM::Test ();
+use NanoMDM::PKI   ();
+use NanoMDM::Ports ();
+use NanoMDM::Test  ();
 
 my %code = (
     '400 BadDeviceToken'            => '0400',
@@ -42,7 +43,7 @@ my ($count, @started) = (0);
 sub new {
     my ($class, %o) = @_;
     my $name = NanoMDM::Test::var('scratch') . "/apnsd-$$-" . ++$count;
-    return bless { %o, log => "$name.log", said => "$name.said", port => 0 }, $class;
+    return bless { %o, log => "$name.log", said => "$name.said", port => NanoMDM::Ports::free() }, $class;
 }
 
 # Returns once it listens.

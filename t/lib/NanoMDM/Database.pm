@@ -22,9 +22,10 @@ package NanoMDM::Database;
 use strict;
 use warnings FATAL => 'all';
 
-use IO::Socket::INET ();
-use POSIX            ();
+use POSIX ();
 use Time::HiRes qw(sleep time);
+
+use NanoMDM::Ports ();
 
 my $user = 'nanomdm';
 my %started;    # those that this process has started
@@ -151,7 +152,7 @@ sub start {
     $self->_make unless -d $self->{dir};
     $self->_watch;
     for my $turn (1 .. 3) {
-        $self->{port} ||= _free_port();
+        $self->{port} ||= NanoMDM::Ports::free();
         $self->{params} = $self->_params;
         $self->{dsn}    = dsn($self->{driver}, $self->{params});
         $self->{pid}    = _spawn("$self->{dir}/log", $self->_command);
@@ -295,12 +296,6 @@ sub _log {
 }
 
 # --- processes ------------------------------------------------------------------------------
-
-sub _free_port {
-    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
-        or die "no free port: $!";
-    return $socket->sockport;
-}
 
 # Start a command in a session of its own, so that no terminal's signals reach it.
 sub _spawn {

@@ -23,7 +23,8 @@ use warnings FATAL => 'all';
 use IO::Socket::INET ();
 use Time::HiRes qw(sleep time);
 
-use NanoMDM::PKI ();
+use NanoMDM::PKI   ();
+use NanoMDM::Ports ();
 
 my $count = 0;
 my @started;
@@ -102,18 +103,12 @@ KeepAlive Off
 </IfModule>
 END_FRAME
 
-sub free_port {
-    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 1)
-        or die "no free port: $!";
-    return $socket->sockport;
-}
-
 # Write the configuration; config replaces the text. For a reload, ports stay.
 sub configure {
     my ($self, $config) = @_;
     my $scratch = NanoMDM::Test::var('scratch');
     $self->{config} = $config if defined $config;
-    $self->{port} ||= { map { ($_ => free_port()) } '', @{ $self->{ports} } };
+    $self->{port} ||= { map { ($_ => NanoMDM::Ports::free()) } '', @{ $self->{ports} } };
     my $without = join '|', @{ $self->{without} };
     my $modules = join '', grep { !length $without || !/LoadModule (?:$without)_module / }
         split /^/, NanoMDM::PKI::slurp("$scratch/modules.conf");

@@ -32,6 +32,8 @@ use MIME::Base64     qw(encode_base64 decode_base64);
 use POSIX            ();
 use Time::HiRes      qw(sleep time);
 
+use NanoMDM::Ports ();
+
 my $count = 0;
 my @started;
 
@@ -106,9 +108,9 @@ sub hmac { my ($key, $body) = @_; return encode_base64(hmac_sha256($body, $key),
 
 sub up {
     my ($self) = @_;
-    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $self->{port} || 0,
+    $self->{port} ||= NanoMDM::Ports::free();
+    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $self->{port},
         Listen => 128, ReuseAddr => 1) or die "listen: $!";
-    $self->{port} = $listen->sockport;
     my $pid = fork() // die "fork: $!";
     if (!$pid) {
         $SIG{PIPE} = 'IGNORE';
