@@ -59,6 +59,7 @@ typedef struct hooks_run_t {
     int count;
     int done;          /* so many from the first on were delivered */
     const char *error; /* why the one behind them was not; NULL: it was not tried */
+    int hopeless;      /* nor will it ever be */
     apr_time_t until;  /* when it stops being ours */
 } hooks_run_t;
 
