@@ -16,6 +16,8 @@
 #   delay    seconds before the answer
 #   match    only for requests whose body matches this; others get 200. A string, not a regex object
 #   raw      these bytes instead of an answer, then the end of the connection
+#   piece    in place of that end: these bytes again and again, every so many seconds (0), until the
+#            other side ends it
 #   size     a body of so many bytes
 
 package NanoMDM::Receiver;
@@ -159,7 +161,11 @@ sub _serve {
         @later = grep { $_->[0] > time } @later;
         for (@due) {
             my ($when, $client, $rule) = @$_;
-            next if $self->_reply($client, $rule);
+            if ($self->_reply($client, $rule)) {
+                my $piece = $rule->{piece} // next;
+                push @later, [time + ($rule->{every} || 0), $client, { %$rule, raw => $piece }];
+                next;
+            }
             $select->remove($client->{socket});
             delete $client{ $client->{socket} };
             close $client->{socket};
@@ -216,8 +222,7 @@ sub _reply {
     my $socket = $client->{socket};
     $socket->blocking(1);
     if (defined $rule->{raw}) {
-        _send($socket, $rule->{raw});
-        return 0;
+        return _send($socket, $rule->{raw}) && defined $rule->{piece};
     }
     my $body = $rule->{body} // '';
     my $length = $rule->{size} // length $body;
