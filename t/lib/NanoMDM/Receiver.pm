@@ -6,9 +6,9 @@
 #
 #   my $receiver = NanoMDM::Receiver->new;                 # on $receiver->port, as $receiver->url
 #   my $receiver = NanoMDM::Receiver->new(tls => 'server', client_ca => 'ca');   # names of the PKI
+#   my $proxy = NanoMDM::Receiver->new(tunnel => 'server');   # answers CONNECT with status 200, and is
+#                                                          #   then itself who is asked, by TLS
 #   $receiver->answer(status => 500);                      # from now on
-#   my $proxy = NanoMDM::Receiver->new(tunnel => 'server');   # answers CONNECT with status 200 and is
-#                                                          #   then itself what is asked by TLS
 #   my @requests = $receiver->requests;                    # so far: { method, path, headers, body,
 #                                                          #   id: of the connection, at }
 #   $receiver->down; $receiver->up;                        # on the same port
@@ -18,8 +18,8 @@
 #   delay    seconds before the answer
 #   match    only for requests whose body matches this; others get 200. A string, not a regex object
 #   raw      these bytes instead of an answer, then the end of the connection
-#   piece    in place of that end: these bytes again and again, every so many seconds (0), until the
-#            other side ends it
+#   piece    in place of that end: these bytes again and again, until the other side ends it;
+#   every    so many seconds lie between (0)
 #   size     a body of so many bytes
 
 package NanoMDM::Receiver;
