@@ -45,13 +45,13 @@ static authn_status check_key(request_rec *r, const char *user, const char *pass
 
 static const authn_provider api_key_provider = {check_key, NULL};
 
-static int refuse(request_rec *r, int http_status, const char *why)
+/* Refuse with a text of our own, which no ErrorDocument takes the place of. */
+static int refuse(request_rec *r, int http_status, const char *text)
 {
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
         apr_table_setn(r->err_headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }
-    ap_custom_response(r, http_status, "not an enrolled device\n");
+    ap_custom_response(r, http_status, apr_pstrcat(r->pool, text, "\n", NULL));
     return http_status;
 }
 
@@ -66,44 +66,80 @@ static int is_identified(const request_rec *r)
     return 0;
 }
 
+/* "Satisfy any" of mod_access_compat: httpd is content with whoever may come in by host, and asks no
+ * further. */
+static int has_satisfy_any(request_rec *r)
+{
+    return nanomdm_dir(r)->require_enrolled > 0 && ap_satisfies(r) == SATISFY_ANY;
+}
+
+int nanomdm_check_satisfy(request_rec *r)
+{
+    return has_satisfy_any(r) ? HTTP_BAD_REQUEST : DECLINED;
+}
+
+/* Find out which enrollment the caller's is. Returns OK, or the status that the request gets. */
+static int identify(request_rec *r, const char *body, apr_size_t len, const char **id)
+{
+    trust_certificate_t *cert;
+    const char *why = NULL;
+    apr_status_t status = nanomdm_identity(r, body, len, &cert, &why);
+
+    if (status == MDM_EUNAVAILABLE) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", why);
+        return refuse(r, HTTP_SERVICE_UNAVAILABLE, "this server is not set up yet");
+    }
+    if (status == APR_SUCCESS) {
+        status = service_identify(&nanomdm_server(r->server)->service, cert, id, r->pool);
+        if (status != APR_SUCCESS && status != MDM_EREFUSED) {
+            ap_log_rerror(APLOG_MARK, APLOG_WARNING, status, r,
+                          "whether this is an enrolled device cannot be told: the database is not "
+                          "available");
+            return refuse(r, HTTP_SERVICE_UNAVAILABLE, "not available now, try again later");
+        }
+        why = "the certificate belongs to no enrollment";
+    }
+    if (status != APR_SUCCESS) {
+        ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
+        return refuse(r, HTTP_BAD_REQUEST, "not an enrolled device");
+    }
+    return OK;
+}
+
 /* The body, which a signature is over, is read here and handed out again by a filter. */
 int nanomdm_check_access(request_rec *r)
 {
     const nanomdm_dir_t *dir = nanomdm_dir(r);
-    trust_certificate_t *cert;
     const char *body = "";
-    const char *why = NULL;
     const char *id;
     apr_size_t len = 0;
-    apr_status_t status;
+    int http_status;
 
-    if (dir->require_enrolled <= 0 || is_identified(r)) {
+    if (dir->require_enrolled <= 0) {
+        return DECLINED;
+    }
+    if (has_satisfy_any(r)) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
+                      "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
+                      "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
+        return refuse(r, HTTP_BAD_REQUEST, "refused by the server's access control");
+    }
+    if (is_identified(r)) {
         return DECLINED;
     }
     nanomdm_trace_id(r);
     /* A subrequest, by which an open location may lead here, has no body. */
     if (r->main == NULL && dir->identity != NANOMDM_IDENTITY_SSL &&
         dir->identity != NANOMDM_IDENTITY_HEADER) {
-        int http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
-
+        http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
         if (http_status != OK) {
             return http_status;
         }
         nanomdm_replay_body(r, body, len);
     }
-    status = nanomdm_identity(r, body, len, &cert, &why);
-    if (status == APR_SUCCESS) {
-        why = "the database is not available";
-        status = service_identify(&nanomdm_server(r->server)->service, cert, &id, r->pool);
-        if (status == MDM_EREFUSED) {
-            why = "the certificate belongs to no enrollment";
-        }
-    }
-    if (status == MDM_EUNAVAILABLE) {
-        return refuse(r, HTTP_SERVICE_UNAVAILABLE, why);
-    }
-    if (status != APR_SUCCESS) {
-        return refuse(r, HTTP_BAD_REQUEST, why);
+    http_status = identify(r, body, len, &id);
+    if (http_status != OK) {
+        return http_status;
     }
     apr_table_setn(r->subprocess_env, ENROLLMENT_ID, id);
     /* A cache knows nothing of signatures: it must not keep this for others. A proxied reply

@@ -184,6 +184,8 @@ apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
 
 /* auth.c: API keys, and "Require mdm-enrolled". */
 void nanomdm_register_providers(apr_pool_t *pool);
+/** Keeps "Satisfy any" from going past nanomdm_check_access, which says why. */
+int nanomdm_check_satisfy(request_rec *r);
 int nanomdm_check_access(request_rec *r);
 
 /* device.c, api.c: the handlers. */

@@ -197,10 +197,13 @@ is_status($r, 200, 'a chunked body');
 like($r->{body}, qr/^BODY=onetwo\z/m, '… reaches the script');
 like($r->{body}, qr/^CONTENT_LENGTH=6$/m, '… with its length');
 is_status(content(PUT => '/sig/echo', $device, 'x' x 2000, host => 'small'), 413, 'a body over the limit');
+my $mark = log_mark();
 $r = content(GET => '/sig/echo', $device, undef, host => 'down');
 is_status($r, 503, 'no database');
 ok($r->{headers}{'retry-after'}, '… with Retry-After');
 unlike($r->{body}, qr/<html/i, '… as text');
+unlike($r->{body}, qr/not an enrolled device/, '… that does not say what nobody knows');
+log_like($mark, qr/nanomdm:warn.*the database is not available/, '… as a warning');
 
 # static files, an index, an error page within
 $r = content(GET => '/static/file.txt', $device);
@@ -247,6 +250,26 @@ for my $host ('', 'slow') {
         is($r->{headers}{'x-seen-enrollment'}, 'THE-ONE', '… and another device gets its own');
     }
 }
+$httpd->stop;
+
+# an authority that is missing where configtest does not look
+$httpd = server(NanoMDM::Httpd->new(base => 0, config => <<'END_CONFIG'));
+NanoMDMDatabase @database@
+NanoMDMSchema   create
+<Location "/">
+    NanoMDMIdentity ssl
+    Require mdm-enrolled
+</Location>
+<Location "/sig/">
+    NanoMDMIdentity signature
+</Location>
+END_CONFIG
+ok($httpd->start, 'starts without NanoMDMCACertificateFile') or diag($httpd->{output}, $httpd->log);
+$mark = log_mark();
+$r = content(GET => '/sig/', $device);
+is_status($r, 503, 'a signature there');
+unlike($r->{body}, qr/not an enrolled device|<html/i, '… says so');
+log_like($mark, qr/nanomdm:error.*NanoMDMCACertificateFile is not set/, '… as an error');
 $httpd->stop;
 
 done_testing;
