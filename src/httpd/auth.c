@@ -21,6 +21,15 @@
 #define API_USER "nanomdm"
 #define ENROLLMENT_ID "NANOMDM_ENROLLMENT_ID"
 
+/* What is known of a request that is an enrolled device's. The environment has the id for others; what
+ * it says is no proof, since directives may set it from what a client sends. */
+typedef struct caller_t {
+    const char *id;
+    const nanomdm_dir_t *dir; /* the location that found out */
+    const char *body;         /* NULL: it was not read for that */
+    apr_size_t len;
+} caller_t;
+
 static authn_status check_key(request_rec *r, const char *user, const char *password)
 {
     const nanomdm_server_t *conf = nanomdm_server(r->server);
@@ -55,12 +64,23 @@ static int refuse(request_rec *r, int http_status, const char *text)
     return http_status;
 }
 
-/* Whether this request, or one that it came from, is known to be an enrolled device's. */
+static int same_source(const nanomdm_dir_t *a, const nanomdm_dir_t *b)
+{
+    if (a->identity == NANOMDM_IDENTITY_HEADER || b->identity == NANOMDM_IDENTITY_HEADER) {
+        return a->identity == b->identity && strcasecmp(a->identity_header, b->identity_header) == 0;
+    }
+    return (a->identity == NANOMDM_IDENTITY_SSL) == (b->identity == NANOMDM_IDENTITY_SSL);
+}
+
+/* Whether this request, or one that it came from, is known to be an enrolled device's, by the source
+ * of identity that this location asks for. */
 static int is_identified(const request_rec *r)
 {
-    for (; r != NULL; r = r->main != NULL ? r->main : r->prev) {
-        if (apr_table_get(r->subprocess_env, ENROLLMENT_ID) != NULL) {
-            return 1;
+    for (const request_rec *from = r; from != NULL; from = from->main) {
+        const caller_t *caller = ap_get_module_config(from->request_config, &nanomdm_module);
+
+        if (caller != NULL) {
+            return same_source(caller->dir, nanomdm_dir(r));
         }
     }
     return 0;
@@ -79,18 +99,19 @@ int nanomdm_check_satisfy(request_rec *r)
 }
 
 /* Find out which enrollment the caller's is. Returns OK, or the status that the request gets. */
-static int identify(request_rec *r, const char *body, apr_size_t len, const char **id)
+static int identify(request_rec *r, caller_t *caller)
 {
+    const char *body = caller->body != NULL ? caller->body : "";
     trust_certificate_t *cert;
     const char *why = NULL;
-    apr_status_t status = nanomdm_identity(r, body, len, &cert, &why);
+    apr_status_t status = nanomdm_identity(r, body, caller->len, &cert, &why);
 
     if (status == MDM_EUNAVAILABLE) {
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", why);
         return refuse(r, HTTP_SERVICE_UNAVAILABLE, "this server is not set up yet");
     }
     if (status == APR_SUCCESS) {
-        status = service_identify(&nanomdm_server(r->server)->service, cert, id, r->pool);
+        status = service_identify(&nanomdm_server(r->server)->service, cert, &caller->id, r->pool);
         if (status != APR_SUCCESS && status != MDM_EREFUSED) {
             ap_log_rerror(APLOG_MARK, APLOG_WARNING, status, r,
                           "whether this is an enrolled device cannot be told: the database is not "
@@ -106,16 +127,31 @@ static int identify(request_rec *r, const char *body, apr_size_t len, const char
     return OK;
 }
 
-/* The body, which a signature is over, is read here and handed out again by a filter. */
-int nanomdm_check_access(request_rec *r)
+/* Read the body, which a signature is over, and have it handed out again. A subrequest, by which an
+ * open location may lead here, has none. */
+static int read_signed(request_rec *r, caller_t *caller)
 {
-    const nanomdm_dir_t *dir = nanomdm_dir(r);
-    const char *body = "";
-    const char *id;
-    apr_size_t len = 0;
+    nanomdm_identity_t identity = caller->dir->identity;
     int http_status;
 
-    if (dir->require_enrolled <= 0) {
+    if (r->main != NULL || identity == NANOMDM_IDENTITY_SSL ||
+        identity == NANOMDM_IDENTITY_HEADER) {
+        return OK;
+    }
+    http_status =
+        nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &caller->body, &caller->len);
+    if (http_status == OK) {
+        nanomdm_replay_body(r, caller->body, caller->len);
+    }
+    return http_status;
+}
+
+int nanomdm_check_access(request_rec *r)
+{
+    caller_t *caller;
+    int http_status;
+
+    if (nanomdm_dir(r)->require_enrolled <= 0) {
         return DECLINED;
     }
     if (has_satisfy_any(r)) {
@@ -128,24 +164,44 @@ int nanomdm_check_access(request_rec *r)
         return DECLINED;
     }
     nanomdm_trace_id(r);
-    /* A subrequest, by which an open location may lead here, has no body. */
-    if (r->main == NULL && dir->identity != NANOMDM_IDENTITY_SSL &&
-        dir->identity != NANOMDM_IDENTITY_HEADER) {
-        http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
-        if (http_status != OK) {
-            return http_status;
-        }
-        nanomdm_replay_body(r, body, len);
-    }
-    http_status = identify(r, body, len, &id);
-    if (http_status != OK) {
+    apr_table_unset(r->subprocess_env, ENROLLMENT_ID); /* whoever says so */
+    caller = apr_pcalloc(r->pool, sizeof(*caller));
+    caller->dir = nanomdm_dir(r);
+    if ((http_status = read_signed(r, caller)) != OK || (http_status = identify(r, caller)) != OK) {
         return http_status;
     }
-    apr_table_setn(r->subprocess_env, ENROLLMENT_ID, id);
+    ap_set_module_config(r->request_config, &nanomdm_module, caller);
+    apr_table_setn(r->subprocess_env, ENROLLMENT_ID, caller->id);
     /* A cache knows nothing of signatures: it must not keep this for others. A proxied reply
      * brings headers of its own, beside which the second one stays. */
     apr_table_mergen(r->headers_out, "Cache-Control", "private");
     apr_table_mergen(r->err_headers_out, "Cache-Control", "private");
+    return DECLINED;
+}
+
+/* httpd makes a new request of one that it redirects, with another environment and without the
+ * body's filter. (A subrequest gets a copy of the environment, and no body.) */
+int nanomdm_follow_redirect(request_rec *r)
+{
+    caller_t *caller;
+    const char *trace_id;
+
+    if (r->prev == NULL) {
+        return DECLINED;
+    }
+    trace_id = apr_table_get(r->prev->subprocess_env, "UNIQUE_ID");
+    if (trace_id != NULL) {
+        apr_table_setn(r->subprocess_env, "UNIQUE_ID", trace_id);
+    }
+    caller = ap_get_module_config(r->prev->request_config, &nanomdm_module);
+    if (caller != NULL) {
+        ap_set_module_config(r->request_config, &nanomdm_module, caller);
+        apr_table_setn(r->subprocess_env, ENROLLMENT_ID, caller->id);
+        /* A script that took the body for itself and then redirects has this header taken out. */
+        if (caller->body != NULL && apr_table_get(r->headers_in, "Content-Length") != NULL) {
+            nanomdm_replay_body(r, caller->body, caller->len);
+        }
+    }
     return DECLINED;
 }
 

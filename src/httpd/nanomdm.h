@@ -187,6 +187,8 @@ void nanomdm_register_providers(apr_pool_t *pool);
 /** Keeps "Satisfy any" from going past nanomdm_check_access, which says why. */
 int nanomdm_check_satisfy(request_rec *r);
 int nanomdm_check_access(request_rec *r);
+/** Let a request that was redirected internally have what is known of the one it was made of. */
+int nanomdm_follow_redirect(request_rec *r);
 
 /* device.c, api.c: the handlers. */
 int nanomdm_device_handler(request_rec *r);
