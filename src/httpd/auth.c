@@ -10,6 +10,7 @@
 #include "nanomdm.h"
 
 #include <ap_provider.h>
+#include <apr_lib.h>
 #include <apr_strings.h>
 #include <http_core.h>
 #include <http_protocol.h>
@@ -21,8 +22,8 @@
 #define API_USER "nanomdm"
 #define ENROLLMENT_ID "NANOMDM_ENROLLMENT_ID"
 
-/* What is known of a request that is an enrolled device's. The environment has the id for others; what
- * it says is no proof, since directives may set it from what a client sends. */
+/* What is known of a request that is an enrolled device's. The environment has the id for others;
+ * what it says is no proof, since directives may set it from what a client sends. */
 typedef struct caller_t {
     const char *id;
     const nanomdm_dir_t *dir; /* the location that found out */
@@ -67,13 +68,14 @@ static int refuse(request_rec *r, int http_status, const char *text)
 static int same_source(const nanomdm_dir_t *a, const nanomdm_dir_t *b)
 {
     if (a->identity == NANOMDM_IDENTITY_HEADER || b->identity == NANOMDM_IDENTITY_HEADER) {
-        return a->identity == b->identity && strcasecmp(a->identity_header, b->identity_header) == 0;
+        return a->identity == b->identity &&
+               strcasecmp(a->identity_header, b->identity_header) == 0;
     }
     return (a->identity == NANOMDM_IDENTITY_SSL) == (b->identity == NANOMDM_IDENTITY_SSL);
 }
 
-/* Whether this request, or one that it came from, is known to be an enrolled device's, by the source
- * of identity that this location asks for. */
+/* Whether this request, or one that it came from, is known to be an enrolled device's, by the
+ * source of identity that this location asks for. */
 static int is_identified(const request_rec *r)
 {
     for (const request_rec *from = r; from != NULL; from = from->main) {
@@ -86,8 +88,8 @@ static int is_identified(const request_rec *r)
     return 0;
 }
 
-/* "Satisfy any" of mod_access_compat: httpd is content with whoever may come in by host, and asks no
- * further. */
+/* "Satisfy any" of mod_access_compat: httpd is content with whoever may come in by host, and asks
+ * no further. */
 static int has_satisfy_any(request_rec *r)
 {
     return nanomdm_dir(r)->require_enrolled > 0 && ap_satisfies(r) == SATISFY_ANY;
@@ -96,6 +98,33 @@ static int has_satisfy_any(request_rec *r)
 int nanomdm_check_satisfy(request_rec *r)
 {
     return has_satisfy_any(r) ? HTTP_BAD_REQUEST : DECLINED;
+}
+
+/* Whether a backend may take one name for the other: many know letters and digits alone. */
+static int looks_like(const char *name, const char *ours)
+{
+    for (; *name != '\0' && *ours != '\0'; name++, ours++) {
+        if (apr_isalnum(*name) ? apr_tolower(*name) != apr_tolower(*ours) : *ours != '-') {
+            return 0;
+        }
+    }
+    return *name == *ours;
+}
+
+/* Take out what only RequestHeader may tell a backend, and what looks like it. */
+static void drop_forged(apr_table_t *headers)
+{
+    const apr_array_header_t *list = apr_table_elts(headers);
+
+    for (int i = 0; i < list->nelts;) {
+        const char *name = APR_ARRAY_IDX(list, i, apr_table_entry_t).key;
+
+        if (looks_like(name, "X-Enrollment-ID") || looks_like(name, "X-Trace-ID")) {
+            apr_table_unset(headers, name); /* the next one takes its place */
+        } else {
+            i++;
+        }
+    }
 }
 
 /* Find out which enrollment the caller's is. Returns OK, or the status that the request gets. */
@@ -155,9 +184,10 @@ int nanomdm_check_access(request_rec *r)
         return DECLINED;
     }
     if (has_satisfy_any(r)) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r,
-                      "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
-                      "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
+        ap_log_rerror(
+            APLOG_MARK, APLOG_ERR, 0, r,
+            "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
+            "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
         return refuse(r, HTTP_BAD_REQUEST, "refused by the server's access control");
     }
     if (is_identified(r)) {
@@ -170,6 +200,7 @@ int nanomdm_check_access(request_rec *r)
     if ((http_status = read_signed(r, caller)) != OK || (http_status = identify(r, caller)) != OK) {
         return http_status;
     }
+    drop_forged(r->headers_in); /* once: what follows may set them */
     ap_set_module_config(r->request_config, &nanomdm_module, caller);
     apr_table_setn(r->subprocess_env, ENROLLMENT_ID, caller->id);
     /* A cache knows nothing of signatures: it must not keep this for others. A proxied reply
