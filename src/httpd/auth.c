@@ -246,6 +246,9 @@ static authz_status check_enrolled(request_rec *r, const char *args, const void 
 static const char *parse_enrolled(cmd_parms *cmd, const char *args, const void **parsed)
 {
     (void)parsed;
+    if (strcasecmp(cmd->directive->directive, "Require") != 0) {
+        return "<AuthzProviderAlias> cannot stand for mdm-enrolled: write \"Require mdm-enrolled\"";
+    }
     return *args == '\0'
                ? NULL
                : apr_psprintf(cmd->pool, "Require mdm-enrolled takes no argument: \"%s\"", args);
