@@ -1,8 +1,9 @@
 # Copyright 2026 The mod_nanomdm authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Require mdm-enrolled before a backend of its own: what reaches it with each source of identity, what a
-# client cannot forge, a backend that is away, and large content.
+# Require mdm-enrolled before a backend, as conf/nanomdm.conf shows it: what reaches it with each
+# source of identity, what a client cannot forge, a backend that is away, and large content.
+
 use strict;
 use warnings FATAL => 'all';
 
@@ -10,20 +11,18 @@ use NanoMDM::Receiver ();
 use NanoMDM::Test;
 
 my $backend = NanoMDM::Receiver->new;
+# The example of the shipped configuration, with each source of identity.
+my ($shipped) = slurp(var('top_dir') . '/conf/nanomdm.conf') =~ m{^(#<Location "/authproxy/">\n.*?^#</Location>\n)}ms
+    or die 'no example in conf/nanomdm.conf';
+$shipped =~ s/^#//gm;
+$shipped =~ s{"http://127\.0\.0\.1:9008/"}{'"' . $backend->url('/content/') . '"'}e or die $shipped;
 my $proxy = join '', map {
     my ($path, $identity) = @$_;
-    my $target = $backend->url('/content/');
-    <<"END_LOCATION";
-<Location "/$path/">
-    NanoMDMIdentity $identity
-    Require mdm-enrolled
-    RequestHeader set X-Enrollment-ID "expr=%{reqenv:NANOMDM_ENROLLMENT_ID}"
-    RequestHeader set X-Trace-ID "expr=%{reqenv:UNIQUE_ID}"
-    RequestHeader unset Mdm-Signature
-    ProxyPass "$target" retry=0
-</Location>
-END_LOCATION
-} ['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header X-Client-Cert'];
+    my $text = $shipped;
+    $text =~ s{"/authproxy/"}{"/$path/"};
+    $text =~ s/NanoMDMIdentity signature/NanoMDMIdentity $identity/ or die $shipped;
+    $text;
+} ['authproxy', 'signature'], ['ssl', 'ssl'], ['hdr', 'header X-Client-Cert'];
 my $httpd = server(NanoMDM::Httpd->new(ports => ['tls'], config => <<"END_CONFIG"));
 MergeTrailers On
 <Location "/mdm">
@@ -66,7 +65,7 @@ sub content {
 my @forged = map { ($_ => 'FORGED') } qw(X-Enrollment-ID X-Trace-ID x-enrollment-id X_Enrollment_ID
     x-enrollment_id X_Enrollment-ID X.Enrollment.ID X_Trace_ID x_trace-id), 'X-Enrollment-ID';
 my %device;
-for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+for my $case (['authproxy', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
     my ($path, $source) = @$case;
     my $device = $device{$source} = enroll(device(source => $source, host => $source eq 'ssl' ? 'tls' : ''));
     for my $method (qw(GET PUT POST)) {
@@ -94,7 +93,7 @@ for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
 is_status(content($device{signature}, GET => '/bare/x', headers => [@forged]), 200, 'no RequestHeader');
 my $q = ($backend->requests)[-1];
 is(join(' ', grep { /FORGED/ } values %{ $q->{headers} }), '', '… and nothing forged');
-for my $case (['sig', 'signature'], ['bare', 'signature'], ['hdr', 'header']) {
+for my $case (['authproxy', 'signature'], ['bare', 'signature'], ['hdr', 'header']) {
     my ($path, $source) = @$case;
     my $head = "PUT /$path/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
         . "Trailer: X-Enrollment-ID\r\n" . join ': ', identity_headers($device{$source}, 'one');
@@ -116,7 +115,7 @@ sub peak {
     return $peak;
 }
 my $size = 100 * 1024 * 1024;
-for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+for my $case (['authproxy', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
     my ($path, $source) = @$case;
     my $before = peak();
     $backend->answer(status => 200, size => $size);
@@ -133,17 +132,17 @@ is_status(request(GET => '/open/x'), 400, '… of nobody');
 
 # what the backend itself says is its own matter
 $backend->answer(status => 401);
-is_status(content($device{signature}, GET => '/sig/x'), 401, "the backend's own 401 goes through");
+is_status(content($device{signature}, GET => '/authproxy/x'), 401, "the backend's own 401 goes through");
 $backend->answer(status => 200);
 
 # a backend that is away
 $backend->down;
-for my $case (['sig', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
+for my $case (['authproxy', 'signature'], ['ssl', 'ssl'], ['hdr', 'header']) {
     my ($path, $source) = @$case;
     like(content($device{$source}, GET => "/$path/x")->{status}, qr/^50[23]$/, "$source: no backend");
 }
 $backend->up;
 $backend->answer(raw => '');
-is_status(content($device{signature}, GET => '/sig/x'), 502, 'a backend that hangs up');
+is_status(content($device{signature}, GET => '/authproxy/x'), 502, 'a backend that hangs up');
 $httpd->stop;
 done_testing;

@@ -219,7 +219,7 @@ my $one = enroll(device(udid => 'THE-ONE'));
 is_status(content(GET => '/mine/echo', $one), 200, 'Require expr on the id: the one');
 kept_out(content(GET => '/mine/echo', $device), 'Require expr on the id: another');
 
-# the proxy, as shipped
+# a proxy (content.t has the shipped one)
 $r = content(PUT => '/authproxy/echo', $device, $large, headers =>
     ['X-Enrollment-ID' => 'FORGED', 'X-Trace-ID' => 'FORGED']);
 is_status($r, 200, 'a proxy');
