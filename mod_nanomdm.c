@@ -25,10 +25,9 @@ static void register_hooks(apr_pool_t *pool)
     /* Before mod_rewrite, which may refuse. */
     ap_hook_translate_name(nanomdm_translate_name, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_map_to_storage(nanomdm_map_to_storage, NULL, NULL, APR_HOOK_FIRST);
-    ap_hook_check_access(nanomdm_check_satisfy, NULL, NULL, APR_HOOK_FIRST,
-                         AP_AUTH_INTERNAL_PER_CONF);
     ap_hook_check_access_ex(nanomdm_check_access, NULL, NULL, APR_HOOK_FIRST,
                             AP_AUTH_INTERNAL_PER_CONF);
+    ap_hook_fixups(nanomdm_check_again, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_insert_error_filter(nanomdm_insert_error_filter, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(nanomdm_device_handler, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(nanomdm_api_handler, NULL, NULL, APR_HOOK_MIDDLE);

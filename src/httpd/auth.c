@@ -5,7 +5,7 @@
  *
  * A provider of mod_authz_core can only say yes or no, which httpd turns into 401 or 403. So the
  * question is answered earlier, by an access hook that can say 400, and the provider only repeats
- * the answer.
+ * the answer. Where httpd leaves that hook out, a fixup says 400.
  */
 #include "nanomdm.h"
 
@@ -88,18 +88,6 @@ static int is_identified(const request_rec *r)
     return 0;
 }
 
-/* "Satisfy any" of mod_access_compat: httpd is content with whoever may come in by host, and asks
- * no further. */
-static int has_satisfy_any(request_rec *r)
-{
-    return nanomdm_dir(r)->require_enrolled > 0 && ap_satisfies(r) == SATISFY_ANY;
-}
-
-int nanomdm_check_satisfy(request_rec *r)
-{
-    return has_satisfy_any(r) ? HTTP_BAD_REQUEST : DECLINED;
-}
-
 /* Whether a backend may take one name for the other: many know letters and digits alone. */
 static int looks_like(const char *name, const char *ours)
 {
@@ -142,8 +130,8 @@ static int identify(request_rec *r, caller_t *caller)
     if (status == APR_SUCCESS) {
         status = service_identify(&nanomdm_server(r->server)->service, cert, &caller->id, r->pool);
         if (status != APR_SUCCESS && status != MDM_EREFUSED) {
-            ap_log_rerror(APLOG_MARK, APLOG_WARNING, status, r,
-                          "whether this is an enrolled device cannot be told: the database is not "
+            ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r,
+                          "cannot tell whether this is an enrolled device: the database is not "
                           "available");
             return refuse(r, HTTP_SERVICE_UNAVAILABLE, "not available now, try again later");
         }
@@ -169,10 +157,13 @@ static int read_signed(request_rec *r, caller_t *caller)
     }
     http_status =
         nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &caller->body, &caller->len);
-    if (http_status == OK) {
-        nanomdm_replay_body(r, caller->body, caller->len);
+    if (http_status != OK) {
+        return refuse(r, http_status,
+                      http_status == HTTP_REQUEST_ENTITY_TOO_LARGE ? "request body too large"
+                                                                   : "the request body broke off");
     }
-    return http_status;
+    nanomdm_replay_body(r, caller->body, caller->len);
+    return OK;
 }
 
 int nanomdm_check_access(request_rec *r)
@@ -180,17 +171,7 @@ int nanomdm_check_access(request_rec *r)
     caller_t *caller;
     int http_status;
 
-    if (nanomdm_dir(r)->require_enrolled <= 0) {
-        return DECLINED;
-    }
-    if (has_satisfy_any(r)) {
-        ap_log_rerror(
-            APLOG_MARK, APLOG_ERR, 0, r,
-            "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
-            "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
-        return refuse(r, HTTP_BAD_REQUEST, "refused by the server's access control");
-    }
-    if (is_identified(r)) {
+    if (nanomdm_dir(r)->require_enrolled <= 0 || is_identified(r)) {
         return DECLINED;
     }
     nanomdm_trace_id(r);
@@ -208,6 +189,22 @@ int nanomdm_check_access(request_rec *r)
     apr_table_mergen(r->headers_out, "Cache-Control", "private");
     apr_table_mergen(r->err_headers_out, "Cache-Control", "private");
     return DECLINED;
+}
+
+int nanomdm_check_again(request_rec *r)
+{
+    int satisfy_any = ap_satisfies(r) == SATISFY_ANY;
+
+    if (nanomdm_dir(r)->require_enrolled <= 0 || (is_identified(r) && !satisfy_any)) {
+        return DECLINED;
+    }
+    if (satisfy_any) {
+        ap_log_rerror(
+            APLOG_MARK, APLOG_ERR, 0, r,
+            "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
+            "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
+    }
+    return refuse(r, HTTP_BAD_REQUEST, "refused by the server's access control");
 }
 
 /* httpd makes a new request of one that it redirects, with another environment and without the

@@ -187,9 +187,10 @@ apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
 
 /* auth.c: API keys, and "Require mdm-enrolled". */
 void nanomdm_register_providers(apr_pool_t *pool);
-/** Keeps "Satisfy any" from going past nanomdm_check_access, which says why. */
-int nanomdm_check_satisfy(request_rec *r);
 int nanomdm_check_access(request_rec *r);
+/** Refuse what got past nanomdm_check_access, which httpd does not always ask: not with "Satisfy any"
+ * of mod_access_compat, and not for an error page in the place where a request was refused. */
+int nanomdm_check_again(request_rec *r);
 /** Let a request that was redirected internally have what is known of the one it was made of. */
 int nanomdm_follow_redirect(request_rec *r);
 

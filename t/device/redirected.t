@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Require mdm-enrolled and what httpd makes of one request: internal redirects (RewriteRule in a
-# directory, Action, a script's Location, ErrorDocument) and subrequests. Who it is, the trace id and
-# the body go with the request, but only as far as they hold, and no detour leads in. Without
+# directory, Action, a script's Location, ErrorDocument) and subrequests. Who it is, the trace id
+# and the body go with the request, but only as far as they hold, and no detour leads in. Without
 # mod_unique_id, which would care for the trace id.
 
 use strict;
