@@ -188,8 +188,8 @@ apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
 /* auth.c: API keys, and "Require mdm-enrolled". */
 void nanomdm_register_providers(apr_pool_t *pool);
 int nanomdm_check_access(request_rec *r);
-/** Refuse what got past nanomdm_check_access, which httpd does not always ask: not with "Satisfy any"
- * of mod_access_compat, and not for an error page in the place where a request was refused. */
+/** Refuse what got past nanomdm_check_access, which httpd does not always ask: not with "Satisfy
+ * any" of mod_access_compat, and not for an error page where the request was refused. */
 int nanomdm_check_again(request_rec *r);
 /** Let a request that was redirected internally have what is known of the one it was made of. */
 int nanomdm_follow_redirect(request_rec *r);

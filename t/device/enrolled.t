@@ -266,8 +266,8 @@ for my $path ('/static/file.txt', '/sig/echo') {
     unlike($r->{body}, qr/<html|secret|BODY=/i, '… as text');
 }
 
-# An enrollment is one from Authenticate on, whose certificate it then has, and CheckOut does not take
-# that away.
+# An enrollment is one from Authenticate on, whose certificate it then has, and CheckOut does not
+# take that away.
 my $new = device();
 is_status(checkin($new, 'Authenticate'), 200, 'Authenticate');
 is_status(content(GET => '/sig/echo', $new), 200, '… and content');
