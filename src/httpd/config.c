@@ -101,6 +101,9 @@ static void merge_require(nanomdm_dir_t *conf, const nanomdm_dir_t *add)
 
     if (add->require_enrolled > 0 || (add->require_enrolled < 0 && replaces)) {
         conf->require_enrolled = add->require_enrolled;
+        conf->merged_or = 0;
+    } else if (add->require_enrolled < 0 && add->merging == NANOMDM_MERGING_OR) {
+        conf->merged_or = conf->require_enrolled > 0;
     }
     if (add->restricted == 0) {
         return;
@@ -133,6 +136,9 @@ void *nanomdm_merge_dir(apr_pool_t *pool, void *basev, void *addv)
     }
     if (add->merging != NANOMDM_MERGING_UNSET) {
         conf->merging = add->merging;
+    }
+    if (add->satisfy_any != 0) {
+        conf->satisfy_any = add->satisfy_any;
     }
     merge_require(conf, add);
     return conf;
@@ -905,6 +911,7 @@ const command_rec nanomdm_commands[] = {
     AP_INIT_RAW_ARGS("SetHandler", nanomdm_note_handler, NULL, OR_FILEINFO, "see core"),
     AP_INIT_RAW_ARGS("Require", nanomdm_note_require, NULL, OR_AUTHCFG, "see mod_authz_core"),
     AP_INIT_TAKE1("AuthMerging", nanomdm_note_merging, NULL, OR_AUTHCFG, "see mod_authz_core"),
+    AP_INIT_TAKE1("Satisfy", nanomdm_note_satisfy, NULL, OR_AUTHCFG, "see mod_access_compat"),
     AP_INIT_ITERATE("AuthBasicProvider", nanomdm_note_provider, NULL, OR_AUTHCFG,
                     "see mod_auth_basic"),
     {NULL},
