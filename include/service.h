@@ -25,7 +25,7 @@
 typedef struct service_waiting_t {
     apr_uint32_t most;  /* so many may at once */
     apr_uint32_t count; /* so many do; atomic */
-    apr_uint32_t told;  /* when it was last logged that there were more, in seconds; atomic */
+    apr_uint32_t told;  /* that there were more: for mdm_log_due() */
 } service_waiting_t;
 
 typedef struct service_t {

@@ -13,9 +13,6 @@
 #include "mdm_plist.h"
 #include "webhook.h"
 
-/* How often it is logged that too many wait for the declaration server, in seconds. */
-#define TELL_INTERVAL 60
-
 typedef struct checkin_t {
     const service_t *service;
     const mdm_message_t *message;
@@ -250,10 +247,7 @@ static void end_waiting(service_waiting_t *waiting)
 
 static void tell_crowd(service_waiting_t *waiting, const char *id)
 {
-    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
-    apr_uint32_t told = apr_atomic_read32(&waiting->told);
-
-    if (now - told >= TELL_INTERVAL && apr_atomic_cas32(&waiting->told, now, told) == told) {
+    if (mdm_log_due(&waiting->told)) {
         mdm_log(MDM_LOG_ERR, 0,
                 "declarative management: too many messages wait for the declaration server "
                 "already: enrollment \"%s\" is turned away, as others may be",

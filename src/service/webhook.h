@@ -15,9 +15,9 @@ struct service_webhook_t {
     store_t *store;
     webhook_queue_t *queue; /* in memory: all events, or those of idle devices for the database */
     hooks_deliverer_t *deliverer;
-    char owner[33];       /* of leases */
-    apr_hash_t *held;     /* by enrollment id: hooks_run_t, whose leases we have */
-    apr_uint32_t told_at; /* when it was last said that the tables are missing, in seconds */
+    char owner[33];    /* of leases */
+    apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
+    apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
 };
 
 /** Whether a message of this type has to be stored as an event. */

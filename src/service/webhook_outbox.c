@@ -4,7 +4,6 @@
 /* Events in the database, as a source for the deliverer: leases on enrollments, so that one node at
  * a time delivers each one's events; if that node dies, another has them once the lease is over.
  */
-#include <apr_atomic.h>
 #include <apr_hash.h>
 #include <apr_strings.h>
 
@@ -28,10 +27,7 @@ typedef struct outbox_run_t {
 
 void webhook_outbox_missing(service_webhook_t *webhook)
 {
-    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
-    apr_uint32_t told = apr_atomic_read32(&webhook->told_at);
-
-    if (now - told >= 60 && apr_atomic_cas32(&webhook->told_at, now, told) == told) {
+    if (mdm_log_due(&webhook->told)) {
         mdm_log(MDM_LOG_ERR, 0,
                 "webhook %s: events are lost, since the database lacks the table "
                 "mdm_webhook_outbox: run \"nanomdm-schema upgrade\"",
