@@ -21,11 +21,13 @@ static void register_hooks(apr_pool_t *pool)
     ap_hook_child_init(nanomdm_child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_stopping(nanomdm_child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
 
+    ap_hook_post_read_request(nanomdm_follow_redirect, NULL, NULL, APR_HOOK_LAST);
     /* Before mod_rewrite, which may refuse. */
     ap_hook_translate_name(nanomdm_translate_name, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_map_to_storage(nanomdm_map_to_storage, NULL, NULL, APR_HOOK_FIRST);
     ap_hook_check_access_ex(nanomdm_check_access, NULL, NULL, APR_HOOK_FIRST,
                             AP_AUTH_INTERNAL_PER_CONF);
+    ap_hook_fixups(nanomdm_check_again, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_insert_error_filter(nanomdm_insert_error_filter, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(nanomdm_device_handler, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_handler(nanomdm_api_handler, NULL, NULL, APR_HOOK_MIDDLE);

@@ -59,6 +59,7 @@ typedef struct hooks_run_t {
     int count;
     int done;          /* so many from the first on were delivered */
     const char *error; /* why the one behind them was not; NULL: it was not tried */
+    int hopeless;      /* nor will it ever be */
     apr_time_t until;  /* when it stops being ours */
 } hooks_run_t;
 
@@ -100,10 +101,10 @@ typedef struct hooks_answer_t {
 
 /** Ask the declaration server what a DeclarativeManagement message asks.
  *
- * @param why  on failure: a sentence for the log
+ * @param why  on failure: a sentence for the log, not for the device: it tells where the server is
  * @return MDM_EINPUT: the message's endpoint is none below the target's URL; MDM_EGATEWAY: no
  *         answer, or none that counts. On APR_SUCCESS the code is 200, 204, or from 400 to 499
- *         without 401 and 403.
+ *         without 401, 403 and 407.
  */
 apr_status_t hooks_declarative(hooks_http_t *http, const hooks_target_t *target,
                                const mdm_message_t *message, hooks_answer_t *answer,

@@ -24,4 +24,9 @@ void mdm_log_set_most(mdm_log_level_t most);
 void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/** Whether something that comes often is to be logged now: once a minute. For many threads.
+ *
+ * @param told  of this matter; 0 before the first time */
+int mdm_log_due(apr_uint32_t *told);
+
 #endif

@@ -27,5 +27,7 @@
 #define MDM_ESCHEMA (MDM_STATUS_BASE + 7)
 /** Another server that had to be asked gave no answer, or none that counts. */
 #define MDM_EGATEWAY (MDM_STATUS_BASE + 8)
+/** So many wait for another server already that it was not asked. */
+#define MDM_ECROWDED (MDM_STATUS_BASE + 9)
 
 #endif

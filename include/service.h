@@ -21,6 +21,13 @@
 #include "store.h"
 #include "trust.h"
 
+/** Who waits for the declaration server: each holds a thread of the process that it is in. */
+typedef struct service_waiting_t {
+    apr_uint32_t most;  /* so many may at once */
+    apr_uint32_t count; /* so many do; atomic */
+    apr_uint32_t told;  /* that there were more: for mdm_log_due() */
+} service_waiting_t;
+
 typedef struct service_t {
     store_t *store;
     int retroactive;       /* an id without any association may take a certificate later */
@@ -32,6 +39,7 @@ typedef struct service_t {
     apr_array_header_t *webhooks;      /* service_webhook_t *; NULL: none */
     hooks_http_t *http;                /* for declarative; and escrow keys */
     const hooks_target_t *declarative; /* the declaration server; NULL: none */
+    service_waiting_t *waiting;        /* of all services of the process; NULL: no limit */
     apns_t *apns;                      /* NULL: nothing is pushed */
     apr_interval_time_t push_timeout;
 } service_t;
@@ -54,8 +62,8 @@ typedef struct service_reply_t {
  * @param cert   the caller's certificate; NULL for the migration endpoint, which checks and
  *               stores no association
  * @param reply  filled in any case; its members are in the pool
- * @return also MDM_EDECLINED (UserAuthenticate declines this user), MDM_ENOTCONFIGURED and
- *         MDM_EGATEWAY (DeclarativeManagement)
+ * @return also MDM_EDECLINED (UserAuthenticate declines this user), MDM_ENOTCONFIGURED,
+ *         MDM_EGATEWAY and MDM_ECROWDED, which is logged already (DeclarativeManagement)
  */
 apr_status_t service_checkin(const service_t *service, const mdm_message_t *message,
                              const trust_certificate_t *cert, service_reply_t *reply,

@@ -236,6 +236,17 @@ int store_outbox_exists(store_tx_t *tx);
 int store_has_webhooks(store_t *store, apr_pool_t *pool);
 apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
                               const char *topic, const char *event);
+/** An event of a batch; nothing but const char *, in this order. */
+typedef struct store_event_t {
+    const char *webhook;
+    const char *id;
+    const char *topic;
+    const char *event;
+} store_event_t;
+/** Add a batch (store_event_t) in one statement: at most some hundred KB, unless it is a single
+ * event. */
+apr_status_t store_outbox_add_all(store_tx_t *tx, const apr_array_header_t *events);
+#define STORE_OUTBOX_RUN_MAX 1000
 /** An event that is due; as store_push_t. */
 typedef struct store_due_t {
     const char *seq;
@@ -246,32 +257,42 @@ typedef struct store_due_t {
 apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_header_t *rows,
                               apr_pool_t *pool);
 /** Have an enrollment's events for a while, unless another owner has them or they must wait.
- * @param owner  not beginning with "-"
+ * @param owner  not beginning with "-"; it does not know that it has them already
+ * @param busy   how long to leave alone those that another owner has
  * @param left   0 if they are the owner's now, else how long to leave them alone */
 apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char *id,
                                 const char *owner, apr_interval_time_t length,
-                                apr_interval_time_t *left, apr_pool_t *pool);
+                                apr_interval_time_t busy, apr_interval_time_t *left,
+                                apr_pool_t *pool);
 /** Have them for longer. @return APR_ENOENT if they are the owner's no more */
 apr_status_t store_outbox_renew(store_tx_t *tx, const char *webhook, const char *id,
                                 const char *owner, apr_interval_time_t length, apr_pool_t *pool);
 /** Let others have them; also forgets failures. */
 apr_status_t store_outbox_release(store_tx_t *tx, const char *webhook, const char *id,
                                   const char *owner);
-/** How often the first event failed, and how long ago it did so first. */
+/** Likewise, but none was tried: failures are not forgotten. */
+apr_status_t store_outbox_return(store_tx_t *tx, const char *webhook, const char *id,
+                                 const char *owner);
+/** How often the first event failed, and how long ago it did so first.
+ * @return APR_ENOENT if they are the owner's no more */
 apr_status_t store_outbox_load_failures(store_tx_t *tx, const char *webhook, const char *id,
-                                        int *failures, apr_interval_time_t *since,
-                                        apr_pool_t *pool);
-/** Let nobody have them until the delay is over. */
+                                        const char *owner, int *failures,
+                                        apr_interval_time_t *since, apr_pool_t *pool);
+/** Let nobody have them until the delay is over.
+ * @return APR_ENOENT if they are the owner's no more */
 apr_status_t store_outbox_wait(store_tx_t *tx, const char *webhook, const char *id,
                                const char *owner, int failures, apr_interval_time_t since,
                                apr_interval_time_t delay, apr_pool_t *pool);
-/** Append the first events (const char *) of an enrollment, in their order, due or not. */
+/** Append the first events (const char *) of an enrollment, in their order, due or not: at most
+ * STORE_OUTBOX_RUN_MAX. */
 apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *id,
                               apr_array_header_t *seqs, apr_pool_t *pool);
 /** @return APR_ENOENT if it is gone */
 apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **event,
                                apr_pool_t *pool);
 apr_status_t store_outbox_delete(store_tx_t *tx, const char *seq);
+/** Have an event that was postponed be due now. */
+apr_status_t store_outbox_hurry(store_tx_t *tx, const char *seq);
 apr_status_t store_outbox_postpone(store_tx_t *tx, const char *seq, apr_interval_time_t delay,
                                    apr_pool_t *pool);
 /** Keep it, but deliver it no more. */

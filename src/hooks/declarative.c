@@ -141,8 +141,8 @@ static int is_signed(const hooks_target_t *target, const hooks_answer_t *answer,
            CRYPTO_memcmp(given, right, strlen(right)) == 0;
 }
 
-/* What a device may see; 401 and 403 would end its enrollment, and a redirect is nobody's answer.
- */
+/* What a device may see; 401, 403 and 407 may end its enrollment, and a redirect is nobody's
+ * answer. */
 static apr_status_t judge(const hooks_target_t *target, hooks_answer_t *answer, const char **why,
                           apr_pool_t *pool)
 {
@@ -152,7 +152,8 @@ static apr_status_t judge(const hooks_target_t *target, hooks_answer_t *answer, 
         *why = "the declaration server's reply does not have the right " HTTP_HMAC_HEADER;
         return MDM_EGATEWAY;
     }
-    if (code == 200 || code == 204 || (code >= 400 && code < 500 && code != 401 && code != 403)) {
+    if (code == 200 || code == 204 ||
+        (code >= 400 && code < 500 && code != 401 && code != 403 && code != 407)) {
         return APR_SUCCESS;
     }
     *why = apr_psprintf(pool, "the declaration server answered %d", code);

@@ -6,8 +6,9 @@
  *
  * A run, the events of one enrollment, is claimed from the source, waits for a connection, has its
  * events sent one by one, and is settled, with others, in one go. An event that fails ends its run;
- * the source has it come again later. When nothing but failures comes from the receiver, nothing is
- * claimed for a while: then it is tried with a single run.
+ * the source has it come again later. A long run makes room for others after a while. When nothing
+ * but failures comes from the receiver, nothing is claimed for a while: then it is tried with a
+ * single run.
  */
 #include <apr_atomic.h>
 #include <apr_general.h>
@@ -19,6 +20,8 @@
 
 #define CONNECTIONS 4
 #define CLAIM_MAX 32
+/* After so long a run begins no other event. */
+#define RUN_TIME apr_time_from_sec(1)
 /* So many runs may wait to be settled, but none for so long. */
 #define SETTLE_MAX 32
 #define SETTLE_WAIT apr_time_from_msec(50)
@@ -35,6 +38,7 @@
 typedef struct slot_t {
     CURL *easy;
     hooks_run_t *run; /* NULL: free */
+    apr_time_t end;   /* of its time */
     apr_pool_t *pool; /* of the event that is being sent */
     http_transfer_t *transfer;
 } slot_t;
@@ -228,6 +232,7 @@ static void start(hooks_deliverer_t *d, slot_t *slot, const char *event)
     curl_easy_reset(slot->easy);
     if (request.body == NULL) {
         slot->run->error = "the stored event is damaged";
+        slot->run->hopeless = 1;
     } else if (http_prepare(&slot->transfer, slot->easy, &d->target, &request, slot->pool) !=
                    APR_SUCCESS ||
                curl_multi_add_handle(d->multi, slot->easy) != CURLM_OK) {
@@ -235,7 +240,8 @@ static void start(hooks_deliverer_t *d, slot_t *slot, const char *event)
     }
 }
 
-/* Sends the next event of the slot's run; without one, or if that fails at once, the run ends. */
+/* Sends the next event of the slot's run; without one, without time, or if that fails at once, the
+ * run ends. */
 static void go_on(hooks_deliverer_t *d, slot_t *slot)
 {
     hooks_run_t *run = slot->run;
@@ -243,7 +249,7 @@ static void go_on(hooks_deliverer_t *d, slot_t *slot)
     apr_status_t status = APR_ENOENT;
 
     apr_pool_clear(slot->pool);
-    if (run->done < run->count) {
+    if (run->done < run->count && apr_time_now() < slot->end) {
         status = d->source.load(d->source.baton, run, &event, slot->pool);
     }
     if (status == APR_SUCCESS) {
@@ -251,7 +257,9 @@ static void go_on(hooks_deliverer_t *d, slot_t *slot)
         if (run->error == NULL) {
             return;
         }
-        note_failure(d, run, REFUSAL_WEIGHT);
+        if (!run->hopeless) { /* else it is no fault of the receiver's */
+            note_failure(d, run, REFUSAL_WEIGHT);
+        }
     }
     slot->run = NULL;
     end_run(d, run);
@@ -264,6 +272,7 @@ static void fill_slots(hooks_deliverer_t *d)
 
         while (slot->run == NULL && d->waiting->nelts > 0) {
             slot->run = *(hooks_run_t **)apr_array_pop(d->waiting);
+            slot->end = apr_time_now() + RUN_TIME;
             go_on(d, slot);
         }
     }

@@ -11,6 +11,11 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <string.h>
+#include <sys/socket.h>
+
+/* Most of a reply's headers, and of a body that is not kept, that is read. */
+#define MAX_HEADERS 65536
+#define MAX_IGNORED (1024 * 1024)
 
 /* Most handles that are kept, each with its open connections. */
 #define KEPT_MAX 64
@@ -133,16 +138,26 @@ const char *http_hmac(const char *key, apr_size_t key_len, const char *body, apr
 
 /* -- Requests ----------------------------------------------------------------------------- */
 
+/* A program that another module runs, such as CGI, must not inherit the connection. */
+static curl_socket_t open_socket(void *data, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    (void)data;
+    (void)purpose;
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
 static size_t take_body(char *bytes, size_t size, size_t count, void *data)
 {
     http_transfer_t *transfer = data;
     apr_size_t len = size * count;
 
     if (transfer->max_reply == 0) {
-        return len;
+        transfer->ignored += len;
+        return transfer->ignored <= MAX_IGNORED ? len : 0;
     }
     if (len > transfer->max_reply - transfer->len) {
-        transfer->too_large = 1;
+        transfer->refused = apr_psprintf(
+            transfer->pool, "a reply of more than %" APR_SIZE_T_FMT " bytes", transfer->max_reply);
         return 0;
     }
     if (transfer->len + len >= transfer->size) {
@@ -169,9 +184,17 @@ static size_t take_header(char *bytes, size_t size, size_t count, void *data)
 {
     http_transfer_t *transfer = data;
     apr_size_t len = size * count;
-    char *line = apr_pstrmemdup(transfer->pool, bytes, len);
-    char *value = strchr(line, ':');
+    char *line;
+    char *value;
 
+    if (len > MAX_HEADERS - transfer->headers_len) {
+        transfer->refused =
+            apr_psprintf(transfer->pool, "a reply with more than %d bytes of headers", MAX_HEADERS);
+        return 0;
+    }
+    transfer->headers_len += len;
+    line = apr_pstrmemdup(transfer->pool, bytes, len);
+    value = strchr(line, ':');
     if (strncmp(line, "HTTP/", 5) == 0) { /* those before were of a preliminary response */
         apr_table_clear(transfer->reply_headers);
     } else if (value != NULL) {
@@ -258,9 +281,14 @@ static int set_options(CURL *easy, http_transfer_t *transfer, const hooks_target
     int ok = 1;
 
     SET(URL, request->url);
+#if CURL_AT_LEAST_VERSION(7, 85, 0)
     SET(PROTOCOLS_STR, "http,https");
+#else
+    SET(PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
     SET(FOLLOWLOCATION, 0L);
     SET(NOSIGNAL, 1L);
+    SET(OPENSOCKETFUNCTION, open_socket);
     SET(CONNECTTIMEOUT_MS, (long)apr_time_as_msec(HTTP_CONNECT_TIMEOUT));
     SET(TIMEOUT_MS, (long)apr_time_as_msec(HTTP_TIMEOUT));
     SET(ERRORBUFFER, transfer->error);
@@ -310,12 +338,11 @@ apr_status_t http_finish(http_transfer_t *transfer, CURLcode result, hooks_answe
 {
     long code = 0;
 
-    if (transfer->too_large) {
-        *why = apr_psprintf(transfer->pool, "a reply of more than %" APR_SIZE_T_FMT " bytes",
-                            transfer->max_reply);
+    if (transfer->refused != NULL) {
+        *why = transfer->refused;
         return MDM_EGATEWAY;
     }
-    if (result != CURLE_OK) {
+    if (result != CURLE_OK && transfer->ignored <= MAX_IGNORED) {
         *why = apr_pstrdup(transfer->pool, transfer->error[0] != '\0' ? transfer->error
                                                                       : curl_easy_strerror(result));
         return MDM_EGATEWAY;

@@ -22,7 +22,7 @@ typedef struct http_request_t {
     const apr_table_t *headers; /* more of them, or NULL */
     const char *cert_pem;       /* a client certificate and its key, or NULL */
     const char *key_pem;
-    apr_size_t max_reply; /* in bytes; 0: the reply's body is of no interest */
+    apr_size_t max_reply; /* in bytes; 0: none of the body is kept, and only its first 1 MiB read */
 } http_request_t;
 
 /** One request on its way. Lives as long as its pool. */
@@ -34,7 +34,9 @@ typedef struct http_transfer_t {
     char *body;
     apr_size_t len;
     apr_size_t size;
-    int too_large;
+    apr_size_t ignored;     /* so much of the body was not kept */
+    apr_size_t headers_len; /* of all headers, of preliminary responses too */
+    const char *refused;    /* why the rest of the reply was not read, or NULL */
     apr_table_t *reply_headers;
     char error[CURL_ERROR_SIZE];
 } http_transfer_t;

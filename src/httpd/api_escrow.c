@@ -81,9 +81,17 @@ static int add_header(void *data, const char *name, const char *value)
     return 1;
 }
 
-static int reply_answer(request_rec *r, const hooks_answer_t *answer)
+/* What may be told of the form: its first two fields. */
+static void log_unlock(request_rec *r, int level, const char *const values[], const char *what)
 {
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "escrow key unlock: answered %d", answer->code);
+    ap_log_rerror(APLOG_MARK, level, 0, r, "escrow key unlock: topic=\"%s\" serial=\"%s\" %s",
+                  ap_escape_logitem(r->pool, values[0]), ap_escape_logitem(r->pool, values[1]),
+                  what);
+}
+
+static int reply_answer(request_rec *r, const char *const values[], const hooks_answer_t *answer)
+{
+    log_unlock(r, APLOG_INFO, values, apr_psprintf(r->pool, "answered %d", answer->code));
     apr_table_do(add_header, r, answer->headers, NULL);
     return nanomdm_reply(r, answer->code, answer->type, answer->body, answer->len);
 }
@@ -125,9 +133,9 @@ int api_escrow(request_rec *r)
         status = APR_EGENERAL;
     }
     if (status == MDM_EGATEWAY) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "escrow key unlock: %s", why);
+        log_unlock(r, APLOG_ERR, values, why);
         why = "the escrow key server gave no answer";
     }
-    return status == APR_SUCCESS ? reply_answer(r, &answer)
+    return status == APR_SUCCESS ? reply_answer(r, values, &answer)
                                  : api_error(r, nanomdm_http_status(status), "error", why);
 }

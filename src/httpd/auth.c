@@ -5,11 +5,12 @@
  *
  * A provider of mod_authz_core can only say yes or no, which httpd turns into 401 or 403. So the
  * question is answered earlier, by an access hook that can say 400, and the provider only repeats
- * the answer.
+ * the answer. Where httpd leaves that hook out, a fixup says 400.
  */
 #include "nanomdm.h"
 
 #include <ap_provider.h>
+#include <apr_lib.h>
 #include <apr_strings.h>
 #include <http_core.h>
 #include <http_protocol.h>
@@ -20,6 +21,15 @@
 
 #define API_USER "nanomdm"
 #define ENROLLMENT_ID "NANOMDM_ENROLLMENT_ID"
+
+/* What is known of a request that is an enrolled device's. The environment has the id for others;
+ * what it says is no proof, since directives may set it from what a client sends. */
+typedef struct caller_t {
+    const char *id;
+    const nanomdm_dir_t *dir; /* the location that found out */
+    const char *body;         /* NULL: it was not read for that */
+    apr_size_t len;
+} caller_t;
 
 static authn_status check_key(request_rec *r, const char *user, const char *password)
 {
@@ -45,71 +55,181 @@ static authn_status check_key(request_rec *r, const char *user, const char *pass
 
 static const authn_provider api_key_provider = {check_key, NULL};
 
-static int refuse(request_rec *r, int http_status, const char *why)
+/* Refuse with a text of our own, which no ErrorDocument takes the place of. */
+static int refuse(request_rec *r, int http_status, const char *text)
 {
-    ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
     if (http_status == HTTP_SERVICE_UNAVAILABLE) {
         apr_table_setn(r->err_headers_out, "Retry-After", NANOMDM_RETRY_AFTER);
     }
-    ap_custom_response(r, http_status, "not an enrolled device\n");
+    ap_custom_response(r, http_status, apr_pstrcat(r->pool, text, "\n", NULL));
     return http_status;
 }
 
-/* Whether this request, or one that it came from, is known to be an enrolled device's. */
+static int same_source(const nanomdm_dir_t *a, const nanomdm_dir_t *b)
+{
+    if (a->identity == NANOMDM_IDENTITY_HEADER || b->identity == NANOMDM_IDENTITY_HEADER) {
+        return a->identity == b->identity &&
+               strcasecmp(a->identity_header, b->identity_header) == 0;
+    }
+    return (a->identity == NANOMDM_IDENTITY_SSL) == (b->identity == NANOMDM_IDENTITY_SSL);
+}
+
+/* Whether this request, or one that it came from, is known to be an enrolled device's, by the
+ * source of identity that this location asks for. */
 static int is_identified(const request_rec *r)
 {
-    for (; r != NULL; r = r->main != NULL ? r->main : r->prev) {
-        if (apr_table_get(r->subprocess_env, ENROLLMENT_ID) != NULL) {
-            return 1;
+    for (const request_rec *from = r; from != NULL; from = from->main) {
+        const caller_t *caller = ap_get_module_config(from->request_config, &nanomdm_module);
+
+        if (caller != NULL) {
+            return same_source(caller->dir, nanomdm_dir(r));
         }
     }
     return 0;
 }
 
-/* The body, which a signature is over, is read here and handed out again by a filter. */
+/* Whether a backend may take one name for the other: many know letters and digits alone. */
+static int looks_like(const char *name, const char *ours)
+{
+    for (; *name != '\0' && *ours != '\0'; name++, ours++) {
+        if (apr_isalnum(*name) ? apr_tolower(*name) != apr_tolower(*ours) : *ours != '-') {
+            return 0;
+        }
+    }
+    return *name == *ours;
+}
+
+/* Take out what only RequestHeader may tell a backend, and what looks like it. */
+static void drop_forged(apr_table_t *headers)
+{
+    const apr_array_header_t *list = apr_table_elts(headers);
+
+    for (int i = 0; i < list->nelts;) {
+        const char *name = APR_ARRAY_IDX(list, i, apr_table_entry_t).key;
+
+        if (looks_like(name, "X-Enrollment-ID") || looks_like(name, "X-Trace-ID")) {
+            apr_table_unset(headers, name); /* the next one takes its place */
+        } else {
+            i++;
+        }
+    }
+}
+
+/* Find out which enrollment the caller's is. Returns OK, or the status that the request gets. */
+static int identify(request_rec *r, caller_t *caller)
+{
+    const char *body = caller->body != NULL ? caller->body : "";
+    trust_certificate_t *cert;
+    const char *why = NULL;
+    apr_status_t status = nanomdm_identity(r, body, caller->len, &cert, &why);
+
+    if (status == MDM_EUNAVAILABLE) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", why);
+        return refuse(r, HTTP_SERVICE_UNAVAILABLE, "this server is not set up yet");
+    }
+    if (status == APR_SUCCESS) {
+        status = service_identify(&nanomdm_server(r->server)->service, cert, &caller->id, r->pool);
+        if (status != APR_SUCCESS && status != MDM_EREFUSED) {
+            ap_log_rerror(APLOG_MARK, APLOG_WARNING, 0, r,
+                          "cannot tell whether this is an enrolled device: the database is not "
+                          "available");
+            return refuse(r, HTTP_SERVICE_UNAVAILABLE, "not available now, try again later");
+        }
+        why = "the certificate belongs to no enrollment";
+    }
+    if (status != APR_SUCCESS) {
+        ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "not an enrolled device: %s", why);
+        return refuse(r, HTTP_BAD_REQUEST, "not an enrolled device");
+    }
+    return OK;
+}
+
+/* Read the body, which a signature is over, and have it handed out again. A subrequest, by which an
+ * open location may lead here, has none. */
+static int read_signed(request_rec *r, caller_t *caller)
+{
+    nanomdm_identity_t identity = caller->dir->identity;
+    int http_status;
+
+    if (r->main != NULL || identity == NANOMDM_IDENTITY_SSL ||
+        identity == NANOMDM_IDENTITY_HEADER) {
+        return OK;
+    }
+    http_status =
+        nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &caller->body, &caller->len);
+    if (http_status != OK) {
+        return refuse(r, http_status,
+                      http_status == HTTP_REQUEST_ENTITY_TOO_LARGE ? "request body too large"
+                                                                   : "the request body broke off");
+    }
+    nanomdm_replay_body(r, caller->body, caller->len);
+    return OK;
+}
+
 int nanomdm_check_access(request_rec *r)
 {
-    const nanomdm_dir_t *dir = nanomdm_dir(r);
-    trust_certificate_t *cert;
-    const char *body = "";
-    const char *why = NULL;
-    const char *id;
-    apr_size_t len = 0;
-    apr_status_t status;
+    caller_t *caller;
+    int http_status;
 
-    if (dir->require_enrolled <= 0 || is_identified(r)) {
+    if (nanomdm_dir(r)->require_enrolled <= 0 || is_identified(r)) {
         return DECLINED;
     }
     nanomdm_trace_id(r);
-    /* A subrequest, by which an open location may lead here, has no body. */
-    if (r->main == NULL && dir->identity != NANOMDM_IDENTITY_SSL &&
-        dir->identity != NANOMDM_IDENTITY_HEADER) {
-        int http_status = nanomdm_read_body(r, nanomdm_server(r->server)->max_body, &body, &len);
-
-        if (http_status != OK) {
-            return http_status;
-        }
-        nanomdm_replay_body(r, body, len);
+    apr_table_unset(r->subprocess_env, ENROLLMENT_ID); /* whoever says so */
+    caller = apr_pcalloc(r->pool, sizeof(*caller));
+    caller->dir = nanomdm_dir(r);
+    if ((http_status = read_signed(r, caller)) != OK || (http_status = identify(r, caller)) != OK) {
+        return http_status;
     }
-    status = nanomdm_identity(r, body, len, &cert, &why);
-    if (status == APR_SUCCESS) {
-        why = "the database is not available";
-        status = service_identify(&nanomdm_server(r->server)->service, cert, &id, r->pool);
-        if (status == MDM_EREFUSED) {
-            why = "the certificate belongs to no enrollment";
-        }
-    }
-    if (status == MDM_EUNAVAILABLE) {
-        return refuse(r, HTTP_SERVICE_UNAVAILABLE, why);
-    }
-    if (status != APR_SUCCESS) {
-        return refuse(r, HTTP_BAD_REQUEST, why);
-    }
-    apr_table_setn(r->subprocess_env, ENROLLMENT_ID, id);
+    drop_forged(r->headers_in); /* once: what follows may set them */
+    ap_set_module_config(r->request_config, &nanomdm_module, caller);
+    apr_table_setn(r->subprocess_env, ENROLLMENT_ID, caller->id);
     /* A cache knows nothing of signatures: it must not keep this for others. A proxied reply
      * brings headers of its own, beside which the second one stays. */
     apr_table_mergen(r->headers_out, "Cache-Control", "private");
     apr_table_mergen(r->err_headers_out, "Cache-Control", "private");
+    return DECLINED;
+}
+
+int nanomdm_check_again(request_rec *r)
+{
+    int satisfy_any = ap_satisfies(r) == SATISFY_ANY;
+
+    if (nanomdm_dir(r)->require_enrolled <= 0 || (is_identified(r) && !satisfy_any)) {
+        return DECLINED;
+    }
+    if (satisfy_any) {
+        ap_log_rerror(
+            APLOG_MARK, APLOG_ERR, 0, r,
+            "\"Require mdm-enrolled\" lets nobody in: \"Satisfy any\", here or inherited, "
+            "makes it one of several ways in: take it out, or write \"Satisfy all\" here");
+    }
+    return refuse(r, HTTP_BAD_REQUEST, "refused by the server's access control");
+}
+
+/* httpd makes a new request of one that it redirects, with another environment and without the
+ * body's filter. (A subrequest gets a copy of the environment, and no body.) */
+int nanomdm_follow_redirect(request_rec *r)
+{
+    caller_t *caller;
+    const char *trace_id;
+
+    if (r->prev == NULL) {
+        return DECLINED;
+    }
+    trace_id = apr_table_get(r->prev->subprocess_env, "UNIQUE_ID");
+    if (trace_id != NULL) {
+        apr_table_setn(r->subprocess_env, "UNIQUE_ID", trace_id);
+    }
+    caller = ap_get_module_config(r->prev->request_config, &nanomdm_module);
+    if (caller != NULL) {
+        ap_set_module_config(r->request_config, &nanomdm_module, caller);
+        apr_table_setn(r->subprocess_env, ENROLLMENT_ID, caller->id);
+        /* A script that took the body for itself and then redirects has this header taken out. */
+        if (caller->body != NULL && apr_table_get(r->headers_in, "Content-Length") != NULL) {
+            nanomdm_replay_body(r, caller->body, caller->len);
+        }
+    }
     return DECLINED;
 }
 
@@ -123,6 +243,9 @@ static authz_status check_enrolled(request_rec *r, const char *args, const void 
 static const char *parse_enrolled(cmd_parms *cmd, const char *args, const void **parsed)
 {
     (void)parsed;
+    if (strcasecmp(cmd->directive->directive, "Require") != 0) {
+        return "<AuthzProviderAlias> cannot stand for mdm-enrolled: write \"Require mdm-enrolled\"";
+    }
     return *args == '\0'
                ? NULL
                : apr_psprintf(cmd->pool, "Require mdm-enrolled takes no argument: \"%s\"", args);

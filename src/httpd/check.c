@@ -8,6 +8,7 @@
 #include "nanomdm.h"
 
 #include <ap_mpm.h>
+#include <apr_fnmatch.h>
 #include <apr_strings.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -205,6 +206,68 @@ static int check_access_control(const ap_directive_t *first, server_rec *s, apr_
     return failed;
 }
 
+/* Whether a section is merged into the configuration of requests for this path. */
+static int covers(const core_dir_config *section, const char *path)
+{
+    apr_size_t len = strlen(section->d);
+
+    if (section->r != NULL) {
+        return ap_regexec(section->r, path, 0, NULL, 0) == 0;
+    }
+    if (section->d_is_fnmatch) {
+        return apr_fnmatch(section->d, path, APR_FNM_PATHNAME) == APR_SUCCESS;
+    }
+    return strncmp(section->d, path, len) == 0 &&
+           (path[len] == '\0' || path[len] == '/' || (len > 0 && path[len - 1] == '/'));
+}
+
+/* What of a server's <Location> sections a request for this path gets. */
+static const nanomdm_dir_t *merged_for(const char *path, server_rec *s, apr_pool_t *pool)
+{
+    const core_server_config *core = ap_get_core_module_config(s->module_config);
+    void *dir = ap_get_module_config(s->lookup_defaults, &nanomdm_module);
+
+    for (int i = 0; i < core->sec_url->nelts; i++) {
+        const ap_conf_vector_t *section = APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *);
+        void *add = ap_get_module_config(section, &nanomdm_module);
+
+        if (add != NULL && covers(ap_get_core_module_config(section), path)) {
+            dir = nanomdm_merge_dir(pool, dir, add);
+        }
+    }
+    return dir;
+}
+
+/* What a location inherits may open it, too. Directories, patterns and .htaccess files are not
+ * looked at: there it is the request that is refused. */
+static int check_inherited(server_rec *s, apr_pool_t *pool)
+{
+    const core_server_config *core = ap_get_core_module_config(s->module_config);
+    int failed = 0;
+
+    for (int i = 0; i < core->sec_url->nelts; i++) {
+        const core_dir_config *section =
+            ap_get_core_module_config(APR_ARRAY_IDX(core->sec_url, i, ap_conf_vector_t *));
+        const nanomdm_dir_t *dir = merged_for(section->d, s, pool);
+        const char *why = NULL;
+
+        if (dir->require_enrolled > 0 && dir->satisfy_any > 0) {
+            why =
+                "\"Satisfy any\", here or inherited, makes it one of several ways in: take it out, "
+                "or write \"Satisfy all\" here";
+        } else if (dir->require_enrolled > 0 && dir->merged_or) {
+            why = "\"AuthMerging Or\" makes it one of several ways in: take it out";
+        }
+        if (why != NULL && section->r == NULL && !section->d_is_fnmatch) {
+            ap_log_error(APLOG_MARK, APLOG_STARTUP | APLOG_ERR, 0, s,
+                         "<Location \"%s\"> has or inherits \"Require mdm-enrolled\": %s",
+                         section->d, why);
+            failed = 1;
+        }
+    }
+    return failed;
+}
+
 /* -- Server settings ---------------------------------------------------------------------- */
 
 static int complain(const nanomdm_use_t *use, const char *what)
@@ -362,6 +425,9 @@ int nanomdm_check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp,
     }
     failed |= is_first_reading() && nanomdm_dump_check(s, ptemp);
     failed |= check_access_control(ap_conftree, s, ptemp);
+    for (server_rec *v = s; v != NULL && !failed; v = v->next) {
+        failed = check_inherited(v, ptemp);
+    }
     return failed ? HTTP_INTERNAL_SERVER_ERROR : OK;
 }
 

@@ -49,6 +49,7 @@ typedef struct child_t {
     apr_array_header_t *workers; /* nanomdm_worker_t * */
     apr_array_header_t *loops;   /* likewise: those that waking would stop */
     hooks_http_t *http;
+    service_waiting_t *waiting; /* for the declaration server; NULL: no limit */
     int threaded;
 } child_t;
 
@@ -194,6 +195,16 @@ static int threads_of_child(void)
     return threads > 0 ? threads : 1;
 }
 
+/* A declaration server that does not answer must leave threads for everything else. A process with
+ * one thread has nothing to share. */
+static service_waiting_t *half_of_the_threads(apr_pool_t *pool)
+{
+    service_waiting_t *waiting = apr_pcalloc(pool, sizeof(*waiting));
+
+    waiting->most = (apr_uint32_t)threads_of_child() / 2;
+    return waiting->most > 0 ? waiting : NULL;
+}
+
 /* Those that use the database. */
 static int background_threads(const nanomdm_server_t *conf)
 {
@@ -290,6 +301,7 @@ static void fill_service(const child_t *child, nanomdm_server_t *conf, nanomdm_d
     conf->service.seen_baton = database->lastseen;
     conf->service.http = child->http;
     conf->service.declarative = conf->declarative;
+    conf->service.waiting = child->waiting;
     conf->service.push_timeout = conf->push_timeout;
 }
 
@@ -388,6 +400,7 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
     child->workers = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
     child->loops = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
+    child->waiting = half_of_the_threads(pchild);
     nanomdm_dump_child_init(pchild, main_server);
     if (hooks_http_create(&child->http, child->pool) != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, 0, main_server, "libcurl cannot be used");

@@ -12,7 +12,6 @@
 #include <http_core.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define DEFAULT_DRIVER "sqlite3"
 #define DEFAULT_PARAMS "/var/lib/nanomdm/nanomdm.db"
@@ -102,6 +101,9 @@ static void merge_require(nanomdm_dir_t *conf, const nanomdm_dir_t *add)
 
     if (add->require_enrolled > 0 || (add->require_enrolled < 0 && replaces)) {
         conf->require_enrolled = add->require_enrolled;
+        conf->merged_or = 0;
+    } else if (add->require_enrolled < 0 && add->merging == NANOMDM_MERGING_OR) {
+        conf->merged_or = conf->require_enrolled > 0;
     }
     if (add->restricted == 0) {
         return;
@@ -134,6 +136,9 @@ void *nanomdm_merge_dir(apr_pool_t *pool, void *basev, void *addv)
     }
     if (add->merging != NANOMDM_MERGING_UNSET) {
         conf->merging = add->merging;
+    }
+    if (add->satisfy_any != 0) {
+        conf->satisfy_any = add->satisfy_any;
     }
     merge_require(conf, add);
     return conf;
@@ -320,6 +325,16 @@ static const char *parse_size(cmd_parms *cmd, const char *value, apr_off_t *out)
     return NULL;
 }
 
+/* What follows the name may be a secret, also where the name is wrong. */
+static const char *unknown_option(cmd_parms *cmd, const char *option, const char *known)
+{
+    const char *equals = strchr(option, '=');
+
+    return equals != NULL
+               ? wrong(cmd, "unknown option \"%.*s=\": %s", (int)(equals - option), option, known)
+               : wrong(cmd, "an option is written as NAME=VALUE: %s", known);
+}
+
 /* A value, or the bytes of the file that file:/path names; NUL-terminated. */
 static const char *read_secret(cmd_parms *cmd, const char *value, const char **out, apr_size_t *len,
                                apr_pool_t *pool)
@@ -422,7 +437,7 @@ static const char *set_database_pool(cmd_parms *cmd, void *dir, const char *opti
     if (strncmp(option, "idle=", 5) == 0) {
         return parse_duration(cmd, option + 5, &conf->db_idle);
     }
-    return wrong(cmd, "unknown option \"%s\": there are max=, wait=, timeout= and idle=", option);
+    return unknown_option(cmd, option, "there are max=, wait=, timeout= and idle=");
 }
 
 static const char *set_schema(cmd_parms *cmd, void *dir, const char *value)
@@ -625,20 +640,31 @@ static const char *option_value(const char *option, const char *name)
     return strncmp(option, name, len) == 0 ? option + len : NULL;
 }
 
+/* Of a text that is perhaps no URL: what follows user and password. */
+static const char *without_login(const char *url)
+{
+    const char *at = strrchr(url, '@');
+
+    return at != NULL ? at + 1 : url;
+}
+
 static const char *set_url(cmd_parms *cmd, hooks_target_t *target, const char *url)
 {
     const char *why = hooks_url_check(url);
 
     target->url = url;
-    return why != NULL ? wrong(cmd, "\"%s\" %s", url, why) : NULL;
+    return why != NULL ? wrong(cmd, "\"%s\" %s", without_login(url), why) : NULL;
 }
 
 static const char *set_authority(cmd_parms *cmd, hooks_target_t *target, const char *value)
 {
+    trust_ca_t *ca; /* not kept: libcurl reads the file at each connection */
+    const char *why = "the file cannot be read";
+
     target->ca_file = ap_server_root_relative(cmd->pool, value);
     if (target->ca_file == NULL ||
-        access(target->ca_file, R_OK) != 0) { /* libcurl reads it at each connection */
-        return wrong(cmd, "ca=%s: the file cannot be read", value);
+        trust_ca_load(&ca, target->ca_file, NULL, &why, cmd->temp_pool) != APR_SUCCESS) {
+        return wrong(cmd, "ca=%s: %s", value, why);
     }
     return NULL;
 }
@@ -700,8 +726,7 @@ static const char *webhook_option(cmd_parms *cmd, service_webhook_config_t *webh
         }
         return NULL;
     }
-    return wrong(
-        cmd, "unknown option \"%s\": there are key=, ca=, topics=, delivery= and retry=", option);
+    return unknown_option(cmd, option, "there are key=, ca=, topics=, delivery= and retry=");
 }
 
 static const char *set_webhook(cmd_parms *cmd, void *dir, int argc, char *const argv[])
@@ -749,7 +774,8 @@ static const char *set_declarative(cmd_parms *cmd, void *dir, int argc, char *co
     }
     error = set_url(cmd, target, argv[0]);
     if (error == NULL && strchr(argv[0], '?') != NULL) {
-        error = wrong(cmd, "\"%s\" has a query, which endpoints below it cannot have", argv[0]);
+        error = wrong(cmd, "\"%s\" has a query, which endpoints below it cannot have",
+                      without_login(argv[0]));
     }
     for (int i = 1; i < argc && error == NULL; i++) {
         const char *value;
@@ -761,8 +787,7 @@ static const char *set_declarative(cmd_parms *cmd, void *dir, int argc, char *co
         } else if ((value = option_value(argv[i], "ca=")) != NULL) {
             error = set_authority(cmd, target, value);
         } else {
-            error = wrong(cmd,
-                          "unknown option \"%s\": there are send-key=, recv-key= and ca=", argv[i]);
+            error = unknown_option(cmd, argv[i], "there are send-key=, recv-key= and ca=");
         }
     }
     if (error == NULL) {
@@ -777,11 +802,17 @@ static const char *set_escrow(cmd_parms *cmd, void *dir, const char *url, const 
     const char *error = set_url(cmd, target, url);
 
     (void)dir;
+    if (error == NULL && strncasecmp(url, "https:", 6) != 0) {
+        error = wrong(cmd,
+                      "\"%s\" must be https: the escrow key is a secret, and the push "
+                      "certificate is shown by TLS",
+                      without_login(url));
+    }
     if (error == NULL && option != NULL) {
         const char *file = option_value(option, "ca=");
 
         error = file != NULL ? set_authority(cmd, target, file)
-                             : wrong(cmd, "unknown option \"%s\": there is ca=", option);
+                             : unknown_option(cmd, option, "there is ca=");
     }
     if (error == NULL) {
         nanomdm_server(cmd->server)->escrow = target;
@@ -880,6 +911,7 @@ const command_rec nanomdm_commands[] = {
     AP_INIT_RAW_ARGS("SetHandler", nanomdm_note_handler, NULL, OR_FILEINFO, "see core"),
     AP_INIT_RAW_ARGS("Require", nanomdm_note_require, NULL, OR_AUTHCFG, "see mod_authz_core"),
     AP_INIT_TAKE1("AuthMerging", nanomdm_note_merging, NULL, OR_AUTHCFG, "see mod_authz_core"),
+    AP_INIT_TAKE1("Satisfy", nanomdm_note_satisfy, NULL, OR_AUTHCFG, "see mod_access_compat"),
     AP_INIT_ITERATE("AuthBasicProvider", nanomdm_note_provider, NULL, OR_AUTHCFG,
                     "see mod_auth_basic"),
     {NULL},

@@ -77,18 +77,21 @@ static int reply_to(request_rec *r, const mdm_message_t *message, apr_status_t s
 {
     int http_status =
         status == APR_SUCCESS && reply->code != 0 ? reply->code : nanomdm_http_status(status);
+    const char *why = reply->why != NULL ? reply->why : "the request failed";
 
-    if (status == MDM_EGATEWAY) {
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "%s", reply->why);
-    }
     log_message(r, message, http_status, reply->why);
+    if (status == MDM_EGATEWAY) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "declarative management:%s %s",
+                      field(r, "id", message->enrollment.id), why);
+        /* where it is, and what is wrong with it, is not the device's business */
+        why = "the declaration server gave no answer";
+    }
     if (status == APR_SUCCESS) {
         nanomdm_dump(r, message->enrollment.id, "out", reply->body, reply->len);
         return nanomdm_reply(r, http_status, reply->type != NULL ? reply->type : XML_TYPE,
                              reply->body, reply->len);
     }
-    return nanomdm_reply_text(r, http_status,
-                              reply->why != NULL ? reply->why : "the request failed");
+    return nanomdm_reply_text(r, http_status, why);
 }
 
 int nanomdm_device_handler(request_rec *r)

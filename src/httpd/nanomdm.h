@@ -114,6 +114,8 @@ typedef struct nanomdm_dir_t {
     int require_enrolled; /* 1: yes; -1: another Require took its place */
     int restricted;       /* 1: some Require keeps callers out; -1: "Require all granted" */
     nanomdm_merging_t merging;
+    int merged_or;   /* 1: "AuthMerging Or" put other ways in beside Require mdm-enrolled */
+    int satisfy_any; /* 1: "Satisfy any"; -1: "Satisfy all" */
 } nanomdm_dir_t;
 
 /** Something in the configuration that check_config has to look at. */
@@ -154,6 +156,7 @@ nanomdm_use_t *nanomdm_note_use(cmd_parms *cmd);
 const char *nanomdm_note_handler(cmd_parms *cmd, void *dir, const char *args);
 const char *nanomdm_note_require(cmd_parms *cmd, void *dir, const char *args);
 const char *nanomdm_note_merging(cmd_parms *cmd, void *dir, const char *value);
+const char *nanomdm_note_satisfy(cmd_parms *cmd, void *dir, const char *value);
 const char *nanomdm_note_provider(cmd_parms *cmd, void *dir, const char *name);
 
 /* check.c: what is wrong with the configuration, and the schema. */
@@ -185,6 +188,11 @@ apr_status_t nanomdm_identity(request_rec *r, const char *body, apr_size_t len,
 /* auth.c: API keys, and "Require mdm-enrolled". */
 void nanomdm_register_providers(apr_pool_t *pool);
 int nanomdm_check_access(request_rec *r);
+/** Refuse what got past nanomdm_check_access, which httpd does not always ask: not with "Satisfy
+ * any" of mod_access_compat, and not for an error page where the request was refused. */
+int nanomdm_check_again(request_rec *r);
+/** Let a request that was redirected internally have what is known of the one it was made of. */
+int nanomdm_follow_redirect(request_rec *r);
 
 /* device.c, api.c: the handlers. */
 int nanomdm_device_handler(request_rec *r);

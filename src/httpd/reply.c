@@ -44,6 +44,7 @@ int nanomdm_http_status(apr_status_t status)
     case MDM_ECONFLICT:
         return HTTP_CONFLICT;
     case MDM_EGATEWAY:
+    case MDM_ECROWDED:
         return HTTP_BAD_GATEWAY;
     case MDM_EUNAVAILABLE:
         return HTTP_SERVICE_UNAVAILABLE;

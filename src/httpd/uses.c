@@ -139,6 +139,22 @@ const char *nanomdm_note_merging(cmd_parms *cmd, void *dirv, const char *value)
     return NULL;
 }
 
+const char *nanomdm_note_satisfy(cmd_parms *cmd, void *dirv, const char *value)
+{
+    nanomdm_dir_t *dir = dirv;
+
+    (void)cmd;
+    if (ap_find_linked_module("mod_access_compat.c") == NULL) {
+        return "Satisfy needs mod_access_compat, which is not loaded: a2enmod access_compat";
+    }
+    if (strcasecmp(value, "any") == 0) {
+        dir->satisfy_any = 1;
+    } else if (dir->satisfy_any == 0) { /* in a <Limit>, it may be one for some methods only */
+        dir->satisfy_any = -1;
+    }
+    return NULL;
+}
+
 const char *nanomdm_note_provider(cmd_parms *cmd, void *dirv, const char *name)
 {
     (void)dirv;

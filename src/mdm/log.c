@@ -4,9 +4,14 @@
 /* The core's log: formats a line and hands it to the sink of the program that links the core. */
 #include "mdm_log.h"
 
+#include <apr_atomic.h>
 #include <apr_strings.h>
+#include <apr_time.h>
 #include <stdarg.h>
 #include <stdio.h>
+
+/* In seconds. */
+#define TELL_INTERVAL 60
 
 static void log_to_stderr(mdm_log_level_t level, apr_status_t status, const char *line)
 {
@@ -44,4 +49,12 @@ void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...
     apr_vsnprintf(line, sizeof(line), format, args);
     va_end(args);
     log_sink(level, status, line);
+}
+
+int mdm_log_due(apr_uint32_t *told)
+{
+    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
+    apr_uint32_t last = apr_atomic_read32(told);
+
+    return now - last >= TELL_INTERVAL && apr_atomic_cas32(told, now, last) == last;
 }

@@ -3,11 +3,13 @@
  */
 /* The check-in messages: each is one function that runs in one transaction, its association check
  * included. */
+#include <apr_atomic.h>
 #include <apr_encode.h>
 #include <apr_strings.h>
 #include <string.h>
 
 #include "association.h"
+#include "mdm_log.h"
 #include "mdm_plist.h"
 #include "webhook.h"
 
@@ -226,14 +228,48 @@ static apr_status_t event_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return webhook_note(tx, checkin->service, checkin->message, &checkin->event, pool);
 }
 
+/* Whether a place to wait is free, which is taken then. */
+static int begin_waiting(service_waiting_t *waiting)
+{
+    if (waiting == NULL || apr_atomic_inc32(&waiting->count) < waiting->most) {
+        return 1;
+    }
+    apr_atomic_dec32(&waiting->count);
+    return 0;
+}
+
+static void end_waiting(service_waiting_t *waiting)
+{
+    if (waiting != NULL) {
+        apr_atomic_dec32(&waiting->count);
+    }
+}
+
+static void tell_crowd(service_waiting_t *waiting, const char *id)
+{
+    if (mdm_log_due(&waiting->told)) {
+        mdm_log(MDM_LOG_ERR, 0,
+                "declarative management: too many messages wait for the declaration server "
+                "already: enrollment \"%s\" is turned away, as others may be",
+                id);
+    }
+}
+
 static apr_status_t ask_declarative(checkin_t *checkin, apr_pool_t *pool)
 {
     const service_t *service = checkin->service;
     service_reply_t *reply = checkin->reply;
     hooks_answer_t answer;
-    apr_status_t status = hooks_declarative(service->http, service->declarative, checkin->message,
-                                            &answer, &reply->why, pool);
+    apr_status_t status;
 
+    if (!begin_waiting(service->waiting)) {
+        tell_crowd(service->waiting, checkin->message->enrollment.id);
+        reply->why = "too many messages wait for the declaration server already";
+        return MDM_ECROWDED;
+    }
+    status = hooks_declarative(service->http, service->declarative, checkin->message, &answer,
+                               &reply->why, pool);
+    end_waiting(service->waiting);
     if (status != APR_SUCCESS) {
         return status;
     }

@@ -15,9 +15,9 @@ struct service_webhook_t {
     store_t *store;
     webhook_queue_t *queue; /* in memory: all events, or those of idle devices for the database */
     hooks_deliverer_t *deliverer;
-    char owner[33];       /* of leases */
-    apr_hash_t *held;     /* ids of the enrollments whose leases we have */
-    apr_uint32_t told_at; /* when it was last said that the tables are missing, in seconds */
+    char owner[33];    /* of leases */
+    apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
+    apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
 };
 
 /** Whether a message of this type has to be stored as an event. */
@@ -62,8 +62,9 @@ typedef struct webhook_entry_t {
     apr_time_t due;
 } webhook_entry_t;
 
-/** Take at most so many from the front, to be freed or put back. */
-webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max);
+/** Take at most so many, and so many bytes, from the front, but at least one if there is any; to be
+ * freed or put back. */
+webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max, apr_size_t max_size);
 void webhook_queue_put_back(webhook_queue_t *queue, webhook_entry_t *first);
 void webhook_queue_free(webhook_entry_t *first);
 

@@ -4,7 +4,6 @@
 /* Events in the database, as a source for the deliverer: leases on enrollments, so that one node at
  * a time delivers each one's events; if that node dies, another has them once the lease is over.
  */
-#include <apr_atomic.h>
 #include <apr_hash.h>
 #include <apr_strings.h>
 
@@ -15,19 +14,20 @@
 #define LEASE_TIME apr_time_from_sec(120)
 #define LEASE_LEFT apr_time_from_sec(45)
 
+/* What one statement stores. */
 #define FLUSH_MAX 500
+#define FLUSH_SIZE_MAX ((apr_size_t)256 * 1024)
 
 typedef struct outbox_run_t {
     apr_array_header_t *seqs; /* const char * */
+    int postponed;            /* events that came later, too */
+    int unread;               /* the next one could not be loaded */
     int buried;               /* the event that failed */
 } outbox_run_t;
 
 void webhook_outbox_missing(service_webhook_t *webhook)
 {
-    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
-    apr_uint32_t told = apr_atomic_read32(&webhook->told_at);
-
-    if (now - told >= 60 && apr_atomic_cas32(&webhook->told_at, now, told) == told) {
+    if (mdm_log_due(&webhook->told)) {
         mdm_log(MDM_LOG_ERR, 0,
                 "webhook %s: events are lost, since the database lacks the table "
                 "mdm_webhook_outbox: run \"nanomdm-schema upgrade\"",
@@ -40,8 +40,13 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 /* So many events store_outbox_due() gives at most. */
 #define DUE_MAX 100
 
-/* How long those of an enrollment whose run is on its way make room for others'. */
-#define HELD_DELAY apr_time_from_sec(1)
+/* How long the events of an enrollment that another node has are left alone: it may be done at any
+ * time. If they stand before others', for longer: all of them are written anew each time. */
+#define BUSY_DELAY apr_time_from_sec(1)
+#define ROOM_DELAY apr_time_from_sec(10)
+
+/* When an event that the database did not give is tried again. */
+#define UNREAD_DELAY apr_time_from_sec(5)
 
 typedef struct claim_t {
     service_webhook_t *webhook;
@@ -62,6 +67,12 @@ static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return store_outbox_due(tx, c->webhook->config.name, c->due, pool);
 }
 
+/* Whether there may be more behind those that were found. */
+static int is_full(const claim_t *c)
+{
+    return c->due->nelts == DUE_MAX;
+}
+
 /* The first ones that are not here already, each once; in an order that all nodes have, since each
  * locks its lease. Where there may be more behind, those that are here must not stand before them.
  */
@@ -73,14 +84,17 @@ static void choose_ids(claim_t *c, apr_pool_t *pool)
     c->held = apr_array_make(pool, 4, sizeof(const char *));
     for (int i = 0; i < c->due->nelts; i++) {
         const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
-        int is_held = apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING) != NULL;
+        const hooks_run_t *held = apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING);
 
         if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL) {
             continue;
         }
-        if (is_held ? c->due->nelts == DUE_MAX : c->ids->nelts < c->max) {
+        if (held != NULL ? is_full(c) : c->ids->nelts < c->max) {
             apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
-            APR_ARRAY_PUSH(is_held ? c->held : c->ids, const char *) = id;
+            APR_ARRAY_PUSH(held != NULL ? c->held : c->ids, const char *) = id;
+        }
+        if (held != NULL && is_full(c)) {
+            ((outbox_run_t *)held->events)->postponed = 1;
         }
     }
     store_sort_ids(c->ids);
@@ -155,16 +169,17 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
         const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
         apr_interval_time_t left;
 
-        status = store_outbox_lease(tx, webhook->config.name, id, webhook->owner, LEASE_TIME, &left,
-                                    pool);
+        status = store_outbox_lease(tx, webhook->config.name, id, webhook->owner, LEASE_TIME,
+                                    is_full(c) ? ROOM_DELAY : BUSY_DELAY, &left, pool);
         if (status == APR_SUCCESS) {
             status = left > 0 ? postpone(tx, c, id, left, pool) : add_run(tx, c, id);
         }
     }
     for (int i = 0; i < c->held->nelts && status == APR_SUCCESS; i++) {
-        status = postpone(tx, c, APR_ARRAY_IDX(c->held, i, const char *), HELD_DELAY, pool);
+        /* Until our lease ends; settling has them come sooner. */
+        status = postpone(tx, c, APR_ARRAY_IDX(c->held, i, const char *), LEASE_TIME, pool);
     }
-    if (c->again != 0 && c->due->nelts == DUE_MAX) {
+    if (c->again != 0 && is_full(c)) {
         c->again = 1; /* there may be others behind those that were postponed: at once */
     }
     return status;
@@ -186,9 +201,9 @@ static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
         drop_runs(c->runs);
     }
     for (int i = 0; i < c->runs->nelts; i++) {
-        const char *id = APR_ARRAY_IDX(c->runs, i, hooks_run_t *)->id;
+        const hooks_run_t *run = APR_ARRAY_IDX(c->runs, i, hooks_run_t *);
 
-        apr_hash_set(c->webhook->held, id, APR_HASH_KEY_STRING, id);
+        apr_hash_set(c->webhook->held, run->id, APR_HASH_KEY_STRING, run);
     }
     return status;
 }
@@ -225,6 +240,21 @@ static apr_status_t renew_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
                               LEASE_TIME, pool);
 }
 
+static apr_status_t renew(load_t *l, apr_pool_t *pool)
+{
+    apr_time_t until = apr_time_now() + LEASE_TIME;
+    apr_status_t status;
+
+    if (l->run->until - apr_time_now() >= LEASE_LEFT) {
+        return APR_SUCCESS;
+    }
+    status = store_write(l->webhook->store, renew_work, l, pool);
+    if (status == APR_SUCCESS) {
+        l->run->until = until;
+    }
+    return status;
+}
+
 static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     load_t *l = baton;
@@ -237,28 +267,24 @@ static apr_status_t load_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 static apr_status_t load(void *baton, hooks_run_t *run, const char **event, apr_pool_t *pool)
 {
     load_t l = {baton, run, NULL};
-    apr_status_t status = APR_SUCCESS;
+    apr_status_t status = renew(&l, pool);
 
-    if (run->until - apr_time_now() < LEASE_LEFT) {
-        apr_time_t until = apr_time_now() + LEASE_TIME;
-
-        status = store_write(l.webhook->store, renew_work, &l, pool);
-        if (status != APR_SUCCESS) {
-            return status;
-        }
-        run->until = until;
+    if (status == APR_ENOENT) {
+        return status;
     }
-    status = APR_ENOENT;
-    while (status == APR_ENOENT && run->done < run->count) {
+    while (status == APR_SUCCESS && l.event == NULL && run->done < run->count) {
         status = store_read(l.webhook->store, load_work, &l, pool);
         if (status == APR_ENOENT) {
             run->done++; /* somebody has deleted it */
+            status = APR_SUCCESS;
         }
     }
-    if (status == APR_SUCCESS) {
-        *event = l.event;
+    if (status != APR_SUCCESS) {
+        ((outbox_run_t *)run->events)->unread = 1;
+        return status;
     }
-    return status;
+    *event = l.event;
+    return l.event != NULL ? APR_SUCCESS : APR_ENOENT;
 }
 
 /* -- Settling ----------------------------------------------------------------------------- */
@@ -272,13 +298,14 @@ typedef struct settle_t {
 #define SEQ(run, i) APR_ARRAY_IDX(((const outbox_run_t *)(run)->events)->seqs, i, const char *)
 
 static apr_status_t let_wait(store_tx_t *tx, settle_t *s, const hooks_run_t *run, int failures,
-                             apr_interval_time_t since, apr_pool_t *pool)
+                             apr_interval_time_t since, apr_interval_time_t delay, apr_pool_t *pool)
 {
-    apr_interval_time_t delay = webhook_backoff(failures);
+    int end = run->count - run->done > DUE_MAX ? run->done + DUE_MAX : run->count;
     apr_status_t status = store_outbox_wait(tx, s->webhook->config.name, run->id, s->webhook->owner,
                                             failures, since, delay, pool);
 
-    for (int i = run->done; i < run->count && status == APR_SUCCESS; i++) {
+    /* Claims postpone what comes to them of the rest. */
+    for (int i = run->done; i < end && status == APR_SUCCESS; i++) {
         status = store_outbox_postpone(tx, SEQ(run, i), delay, pool);
     }
     if (s->again == 0 || delay < s->again) {
@@ -287,44 +314,90 @@ static apr_status_t let_wait(store_tx_t *tx, settle_t *s, const hooks_run_t *run
     return status;
 }
 
+static apr_status_t bury(store_tx_t *tx, const settle_t *s, const hooks_run_t *run,
+                         apr_pool_t *pool)
+{
+    apr_status_t status = store_outbox_bury(tx, SEQ(run, run->done), run->error, pool);
+
+    ((outbox_run_t *)run->events)->buried = 1;
+    return status == APR_SUCCESS
+               ? store_outbox_release(tx, s->webhook->config.name, run->id, s->webhook->owner)
+               : status;
+}
+
+/* @return APR_ENOENT: its events are another node's by now */
 static apr_status_t note_failure(store_tx_t *tx, settle_t *s, const hooks_run_t *run,
                                  apr_pool_t *pool)
 {
     const service_webhook_config_t *config = &s->webhook->config;
-    outbox_run_t *events = run->events;
     apr_interval_time_t since = 0;
     int failures = 0;
-    apr_status_t status = APR_SUCCESS;
+    apr_status_t status = store_outbox_load_failures(tx, config->name, run->id, s->webhook->owner,
+                                                     &failures, &since, pool);
 
-    /* Those before this run were of its first event. */
-    if (run->done == 0) {
-        status = store_outbox_load_failures(tx, config->name, run->id, &failures, &since, pool);
+    if (status != APR_SUCCESS) {
+        return status;
     }
-    if (status == APR_SUCCESS && config->retry > 0 && failures > 0 && since >= config->retry) {
-        events->buried = 1;
-        status = store_outbox_bury(tx, SEQ(run, run->done), run->error, pool);
-        return status == APR_SUCCESS
-                   ? store_outbox_release(tx, config->name, run->id, s->webhook->owner)
-                   : status;
+    if (run->done > 0) { /* those were of an event that has arrived */
+        failures = 0;
+        since = 0;
     }
-    return status == APR_SUCCESS ? let_wait(tx, s, run, failures + 1, since, pool) : status;
+    if (((const outbox_run_t *)run->events)->unread) {
+        return let_wait(tx, s, run, failures, since, UNREAD_DELAY, pool);
+    }
+    if (run->hopeless || (config->retry > 0 && failures > 0 && since >= config->retry)) {
+        return bury(tx, s, run, pool);
+    }
+    return let_wait(tx, s, run, failures + 1, since, webhook_backoff(failures + 1), pool);
+}
+
+/* Events behind the run may have been postponed because of it: now the first one is due. */
+static apr_status_t hurry_rest(store_tx_t *tx, const settle_t *s, const hooks_run_t *run, int next,
+                               apr_pool_t *pool)
+{
+    apr_array_header_t *seqs;
+    apr_status_t status;
+
+    if (next < run->count) {
+        return store_outbox_hurry(tx, SEQ(run, next));
+    }
+    if (!((const outbox_run_t *)run->events)->postponed && run->count < STORE_OUTBOX_RUN_MAX) {
+        return APR_SUCCESS;
+    }
+    seqs = apr_array_make(pool, STORE_OUTBOX_RUN_MAX, sizeof(const char *));
+    status = store_outbox_run(tx, s->webhook->config.name, run->id, seqs, pool);
+    return status == APR_SUCCESS && seqs->nelts > 0
+               ? store_outbox_hurry(tx, APR_ARRAY_IDX(seqs, 0, const char *))
+               : status;
 }
 
 static apr_status_t settle_run(store_tx_t *tx, settle_t *s, const hooks_run_t *run,
                                apr_pool_t *pool)
 {
+    const char *name = s->webhook->config.name;
+    const char *owner = s->webhook->owner;
+    outbox_run_t *events = run->events;
     apr_status_t status = APR_SUCCESS;
 
-    ((outbox_run_t *)run->events)->buried = 0;
+    events->buried = 0;
     for (int i = 0; i < run->done && status == APR_SUCCESS; i++) {
         status = store_outbox_delete(tx, SEQ(run, i));
     }
     if (status != APR_SUCCESS) {
         return status;
     }
-    return run->error != NULL
-               ? note_failure(tx, s, run, pool)
-               : store_outbox_release(tx, s->webhook->config.name, run->id, s->webhook->owner);
+    if (run->error != NULL || events->unread) {
+        status = note_failure(tx, s, run, pool);
+        if (status != APR_SUCCESS || !events->buried) {
+            return status == APR_ENOENT ? APR_SUCCESS : status;
+        }
+    } else if (run->done == 0) {
+        status = store_outbox_return(tx, name, run->id, owner);
+    } else {
+        status = store_outbox_release(tx, name, run->id, owner);
+    }
+    return status == APR_SUCCESS ? hurry_rest(tx, s, run, run->done + events->buried, pool)
+                                 : status;
 }
 
 static apr_status_t settle_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -382,19 +455,19 @@ typedef struct flush_t {
 static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     const flush_t *flush = baton;
-    apr_status_t status = APR_SUCCESS;
+    apr_array_header_t *events = apr_array_make(pool, FLUSH_MAX, sizeof(store_event_t));
 
-    (void)pool;
     if (!store_outbox_exists(tx)) {
         webhook_outbox_missing(flush->webhook);
         return APR_SUCCESS;
     }
-    for (const webhook_entry_t *entry = flush->first; entry != NULL && status == APR_SUCCESS;
-         entry = entry->next) {
-        status = store_outbox_add(tx, flush->webhook->config.name, entry->id, entry->topic,
-                                  entry->event);
+    for (const webhook_entry_t *entry = flush->first; entry != NULL; entry = entry->next) {
+        const store_event_t event = {flush->webhook->config.name, entry->id, entry->topic,
+                                     entry->event};
+
+        APR_ARRAY_PUSH(events, store_event_t) = event;
     }
-    return status;
+    return store_outbox_add_all(tx, events);
 }
 
 apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
@@ -405,7 +478,7 @@ apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
 
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
     while (status == APR_SUCCESS &&
-           (first = webhook_queue_take(webhook->queue, FLUSH_MAX)) != NULL) {
+           (first = webhook_queue_take(webhook->queue, FLUSH_MAX, FLUSH_SIZE_MAX)) != NULL) {
         flush_t flush = {webhook, first};
 
         status = store_write(webhook->store, flush_work, &flush, pool);

@@ -30,7 +30,7 @@ static apr_status_t queue_cleanup(void *data)
 {
     webhook_queue_t *queue = data;
 
-    webhook_queue_free(webhook_queue_take(queue, COUNT_MAX));
+    webhook_queue_free(queue->first);
     return APR_SUCCESS;
 }
 
@@ -110,14 +110,19 @@ int webhook_queue_length(webhook_queue_t *queue)
 
 /* -- As a buffer for the database --------------------------------------------------------- */
 
-webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max)
+webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max, apr_size_t max_size)
 {
     webhook_entry_t *first;
     webhook_entry_t **link;
+    apr_size_t size = 0;
 
     apr_thread_mutex_lock(queue->mutex);
     first = queue->first;
     for (link = &queue->first; *link != NULL && max > 0; link = &(*link)->next, max--) {
+        size += (*link)->size;
+        if (size > max_size && *link != first) {
+            break;
+        }
         queue->count--;
         queue->size -= (*link)->size;
     }
@@ -237,13 +242,13 @@ static void drop(webhook_queue_t *queue, webhook_entry_t *entry)
 
 /* With the mutex held. */
 static void note_failure(webhook_queue_t *queue, webhook_entry_t *entry, const char *error,
-                         apr_time_t *again)
+                         int hopeless, apr_time_t *again)
 {
     apr_time_t now = apr_time_now();
 
     entry->since = entry->failures == 0 ? now : entry->since;
-    if (queue->config->retry > 0 && entry->failures > 0 &&
-        now - entry->since >= queue->config->retry) {
+    if (hopeless || (queue->config->retry > 0 && entry->failures > 0 &&
+                     now - entry->since >= queue->config->retry)) {
         mdm_log(MDM_LOG_ERR, 0, "webhook %s: an event of enrollment \"%s\" is given up: %s",
                 queue->config->name, entry->id, error);
         drop(queue, entry);
@@ -270,7 +275,7 @@ static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time
         if (run->done > 0) {
             drop(queue, entry);
         } else if (run->error != NULL) {
-            note_failure(queue, entry, run->error, again);
+            note_failure(queue, entry, run->error, run->hopeless, again);
         }
     }
     apr_thread_mutex_unlock(queue->mutex);

@@ -87,6 +87,15 @@ static int transaction_statement(store_tx_t *tx, const char *sql, const char *wh
     return code;
 }
 
+/* One statement as it is, after connection_call(). */
+static apr_status_t run_text(store_tx_t *tx, const char *sql, const char *what)
+{
+    int rows = 0;
+    int code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
+
+    return code == 0 ? APR_SUCCESS : failed(tx, code, what);
+}
+
 static apr_status_t prepare(store_tx_t *tx, statement_t statement, int size,
                             apr_dbd_prepared_t **out)
 {
@@ -225,6 +234,22 @@ apr_status_t dbd_load_rows(store_tx_t *tx, statement_t statement, const char **a
     return status;
 }
 
+/* The SQL with literals in place of its placeholders. */
+static const char *with_literals(store_tx_t *tx, const char *sql, const char *const *values,
+                                 apr_pool_t *pool)
+{
+    apr_array_header_t *parts = apr_array_make(pool, 16, sizeof(const char *));
+    const char *place;
+
+    while ((place = strstr(sql, "%s")) != NULL) {
+        APR_ARRAY_PUSH(parts, const char *) = apr_pstrmemdup(pool, sql, (apr_size_t)(place - sql));
+        APR_ARRAY_PUSH(parts, const char *) = dbd_quote(tx, *values++, pool);
+        sql = place + 2;
+    }
+    APR_ARRAY_PUSH(parts, const char *) = sql;
+    return apr_array_pstrcat(pool, parts, 0);
+}
+
 apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *arg, int columns,
                            const char **values, apr_pool_t *pool)
 {
@@ -232,20 +257,14 @@ apr_status_t dbd_load_text(store_tx_t *tx, statement_t statement, const char *ar
     apr_dbd_results_t *results;
     apr_dbd_row_t *row;
     const char *sql;
-    const char *place;
     int code;
 
     if (!store->dialect->truncates) {
         return dbd_load(tx, statement, &arg, columns, values, pool);
     }
     connection_call(tx);
-    sql =
-        expand(dialect_statement(store->dialect, statement), store->config.prefix, 0, tx->scratch);
-    place = strstr(sql, "%s");
-    sql = apr_pstrcat(tx->scratch, apr_pstrmemdup(tx->scratch, sql, (apr_size_t)(place - sql)), "'",
-                      apr_dbd_escape(store->driver, tx->scratch, arg, tx->handle), "'", place + 2,
-                      NULL);
-    code = connection_select(tx, sql, &results);
+    sql = dbd_sql(tx, dialect_statement(store->dialect, statement), tx->scratch);
+    code = connection_select(tx, with_literals(tx, sql, &arg, tx->scratch), &results);
     if (code != 0) {
         return failed(tx, code, "a select");
     }
@@ -300,6 +319,25 @@ apr_status_t dbd_list(store_tx_t *tx, statement_t statement, const char *first,
     return APR_SUCCESS;
 }
 
+apr_status_t dbd_insert(store_tx_t *tx, statement_t statement, const apr_array_header_t *rows)
+{
+    apr_array_header_t *tuples;
+    const char *sql;
+    const char *tuple;
+
+    connection_call(tx);
+    sql = dbd_sql(tx, dialect_statement(tx->store->dialect, statement), tx->scratch);
+    tuple = strstr(sql, " VALUES ") + strlen(" VALUES ");
+    tuples = apr_array_make(tx->scratch, rows->nelts, sizeof(const char *));
+    for (int i = 0; i < rows->nelts; i++) {
+        APR_ARRAY_PUSH(tuples, const char *) =
+            with_literals(tx, tuple, DBD_ROW(rows, i), tx->scratch);
+    }
+    sql = apr_pstrcat(tx->scratch, apr_pstrmemdup(tx->scratch, sql, (apr_size_t)(tuple - sql)),
+                      apr_array_pstrcat(tx->scratch, tuples, ','), NULL);
+    return run_text(tx, sql, "an insert");
+}
+
 const char *dbd_prefix(const store_tx_t *tx)
 {
     return tx->store->config.prefix;
@@ -340,13 +378,8 @@ apr_status_t dbd_try(store_tx_t *tx, const char *sql, int *affected, const char 
 
 apr_status_t dbd_query(store_tx_t *tx, const char *sql)
 {
-    int rows = 0;
-    int code;
-
     connection_call(tx);
-    sql = expand(sql, tx->store->config.prefix, 0, tx->scratch);
-    code = apr_dbd_query(tx->store->driver, tx->handle, &rows, sql);
-    return code == 0 ? APR_SUCCESS : failed(tx, code, "a schema statement");
+    return run_text(tx, dbd_sql(tx, sql, tx->scratch), "a schema statement");
 }
 
 apr_status_t dbd_select(store_tx_t *tx, const char *sql, apr_array_header_t *rows, apr_pool_t *pool)

@@ -33,6 +33,15 @@
  */
 apr_status_t dbd_exec(store_tx_t *tx, statement_t statement, const char **args, int *affected);
 
+/** Run an insert that ends with its VALUES once for many rows, as literals in one statement: what a
+ * large batch would lose in round trips.
+ *
+ * @param rows  as many const char * each as the statement has %s, without NULL; together they must
+ *              be small enough for the database's longest statement
+ * @return MDM_EUNAVAILABLE
+ */
+apr_status_t dbd_insert(store_tx_t *tx, statement_t statement, const apr_array_header_t *rows);
+
 /** Run a prepared select for at most one row.
  *
  * @param values   receives so many columns, copied to the pool, NULL for NULL; may be NULL

@@ -62,12 +62,14 @@ typedef enum {
     STMT_OUTBOX_LOAD,
     STMT_OUTBOX_DELETE,
     STMT_OUTBOX_POSTPONE,
+    STMT_OUTBOX_HURRY,
     STMT_OUTBOX_BURY,
     STMT_LEASE_CLAIM,
     STMT_LEASE_LOAD,
     STMT_LEASE_LOAD_FAILURES,
     STMT_LEASE_RENEW,
     STMT_LEASE_WAIT,
+    STMT_LEASE_RETURN,
     STMT_LEASE_RELEASE,
     /* From here on: statements over a list of ids, which exist in several sizes. */
     STMT_LISTS,
@@ -205,24 +207,28 @@ const dialect_t *dialect_get(const char *driver);
         " WHERE webhook = %s AND due_ms <= " now " ORDER BY due_ms, seq LIMIT 100",                \
     [STMT_OUTBOX_POSTPONE] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " + %lld"            \
                              " WHERE seq = %lld AND due_ms IS NOT NULL",                           \
+    [STMT_OUTBOX_HURRY] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now                         \
+                          " WHERE seq = %lld AND due_ms > " now,                                   \
     [STMT_LEASE_LOAD] = "SELECT owner, until_ms - " now " FROM {p}mdm_webhook_leases"              \
                         " WHERE webhook = %s AND id = %s",                                         \
     [STMT_LEASE_LOAD_FAILURES] = "SELECT failures, " now " - since_ms FROM {p}mdm_webhook_leases"  \
-                                 " WHERE webhook = %s AND id = %s",                                \
+                                 " WHERE webhook = %s AND id = %s AND owner = %s",                 \
     [STMT_LEASE_RENEW] = "UPDATE {p}mdm_webhook_leases SET until_ms = " now " + %lld"              \
                          " WHERE webhook = %s AND id = %s AND owner = %s AND until_ms > " now,     \
     [STMT_LEASE_WAIT] = "UPDATE {p}mdm_webhook_leases SET owner = '-', until_ms = " now " + %lld," \
                         " failures = %lld, since_ms = " now " - %lld"                              \
                         " WHERE webhook = %s AND id = %s AND owner = %s"
 
-/** Insert a lease, or take over one that is over; upsert says how. */
+/** Insert a lease, or take over one that is over, or whose owner does not know that it has it since
+ * the answer to its commit was lost; upsert says how. */
 #define DIALECT_LEASE_CLAIM(now, upsert)                                                           \
     "INSERT INTO {p}mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms)"         \
     " VALUES (%s, %s, %s, " now " + %lld, 0, 0) " upsert
 
 #define DIALECT_LEASE_UPSERT(now)                                                                  \
     "ON CONFLICT (webhook, id) DO UPDATE SET owner = excluded.owner,"                              \
-    " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now
+    " until_ms = excluded.until_ms WHERE {p}mdm_webhook_leases.until_ms <= " now                   \
+    " OR {p}mdm_webhook_leases.owner = excluded.owner"
 
 /** Where to push to; see store_push_t. */
 #define DIALECT_PUSH(reason, join)                                                                 \

@@ -185,7 +185,7 @@ const dialect_t dialect_mysql = {
             [STMT_LEASE_CLAIM] = DIALECT_LEASE_CLAIM(
                 NOW, "ON DUPLICATE KEY UPDATE"
                      " owner = IF(until_ms <= " NOW ", VALUES(owner), owner),"
-                     " until_ms = IF(until_ms <= " NOW ", VALUES(until_ms), until_ms)"),
+                     " until_ms = IF(owner = VALUES(owner), VALUES(until_ms), until_ms)"),
             /* Read unprepared, which takes text. */
             [STMT_OUTBOX_LOAD] = "SELECT event FROM {p}mdm_webhook_outbox WHERE seq = %s",
             DIALECT_HISTORY("CURRENT_TIMESTAMP - INTERVAL %s SECOND"),

@@ -195,11 +195,13 @@ static const char *const dialect_standard[STMT_COUNT] = {
     [STMT_ENROLLMENT_LOAD_TALLY] = "SELECT token_update_tally FROM {p}enrollments WHERE id = %s",
     [STMT_OUTBOX_RUN] = "SELECT seq FROM {p}mdm_webhook_outbox"
                         " WHERE webhook = %s AND id = %s AND due_ms IS NOT NULL"
-                        " ORDER BY webhook, id, seq LIMIT 50",
+                        " ORDER BY webhook, id, seq LIMIT 1000",
     [STMT_OUTBOX_LOAD] = "SELECT event FROM {p}mdm_webhook_outbox WHERE seq = %lld",
     [STMT_OUTBOX_DELETE] = "DELETE FROM {p}mdm_webhook_outbox WHERE seq = %lld",
     [STMT_OUTBOX_BURY] =
         "UPDATE {p}mdm_webhook_outbox SET due_ms = NULL, error = %s WHERE seq = %lld",
+    [STMT_LEASE_RETURN] = "UPDATE {p}mdm_webhook_leases SET owner = '-', until_ms = 0"
+                          " WHERE webhook = %s AND id = %s AND owner = %s AND failures > 0",
     [STMT_LEASE_RELEASE] =
         "DELETE FROM {p}mdm_webhook_leases WHERE webhook = %s AND id = %s AND owner = %s",
     [STMT_HISTORY_ENROLLMENTS] = "SELECT id FROM {p}enrollments WHERE id > %s ORDER BY id LIMIT 32",

@@ -15,9 +15,6 @@
 
 #include "dbd.h"
 
-/* An event that meets a lease: its owner may be done at any time. */
-#define BUSY_WAIT apr_time_from_sec(1)
-
 static const char *number(apr_int64_t n, apr_pool_t *pool)
 {
     return apr_psprintf(pool, "%" APR_INT64_T_FMT, n);
@@ -53,6 +50,16 @@ apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *i
     return dbd_exec(tx, STMT_OUTBOX_ADD, DBD_ARGS(webhook, id, topic, event), NULL);
 }
 
+apr_status_t store_outbox_add_all(store_tx_t *tx, const apr_array_header_t *events)
+{
+    const store_event_t *first = &APR_ARRAY_IDX(events, 0, store_event_t);
+
+    /* A single one may be of any size, which only a bound argument can. */
+    return events->nelts == 1
+               ? store_outbox_add(tx, first->webhook, first->id, first->topic, first->event)
+               : dbd_insert(tx, STMT_OUTBOX_ADD, events);
+}
+
 apr_status_t store_enrollment_load_tally(store_tx_t *tx, const char *id, int *tally,
                                          apr_pool_t *pool)
 {
@@ -75,7 +82,8 @@ apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_hea
 
 apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char *id,
                                 const char *owner, apr_interval_time_t length,
-                                apr_interval_time_t *left, apr_pool_t *pool)
+                                apr_interval_time_t busy, apr_interval_time_t *left,
+                                apr_pool_t *pool)
 {
     const char *row[2] = {NULL, NULL};
     int affected = 0;
@@ -86,7 +94,7 @@ apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char 
     if (status != APR_SUCCESS || affected > 0) {
         return status;
     }
-    *left = BUSY_WAIT;
+    *left = busy;
     status = dbd_load(tx, STMT_LEASE_LOAD, DBD_ARGS(webhook, id), 2, row, pool);
     if (status == APR_SUCCESS && row[0] != NULL && row[1] != NULL && *row[0] == '-') {
         *left = apr_time_from_msec(apr_atoi64(row[1])); /* nobody has it: it has to wait */
@@ -110,17 +118,25 @@ apr_status_t store_outbox_release(store_tx_t *tx, const char *webhook, const cha
     return dbd_exec(tx, STMT_LEASE_RELEASE, DBD_ARGS(webhook, id, owner), NULL);
 }
 
+apr_status_t store_outbox_return(store_tx_t *tx, const char *webhook, const char *id,
+                                 const char *owner)
+{
+    apr_status_t status = dbd_exec(tx, STMT_LEASE_RETURN, DBD_ARGS(webhook, id, owner), NULL);
+
+    return status == APR_SUCCESS ? store_outbox_release(tx, webhook, id, owner) : status;
+}
+
 apr_status_t store_outbox_load_failures(store_tx_t *tx, const char *webhook, const char *id,
-                                        int *failures, apr_interval_time_t *since, apr_pool_t *pool)
+                                        const char *owner, int *failures,
+                                        apr_interval_time_t *since, apr_pool_t *pool)
 {
     const char *row[2] = {NULL, NULL};
     apr_status_t status =
-        dbd_load(tx, STMT_LEASE_LOAD_FAILURES, DBD_ARGS(webhook, id), 2, row, pool);
+        dbd_load(tx, STMT_LEASE_LOAD_FAILURES, DBD_ARGS(webhook, id, owner), 2, row, pool);
 
-    if (status == APR_SUCCESS || status == APR_ENOENT) {
+    if (status == APR_SUCCESS) {
         *failures = row[0] != NULL ? atoi(row[0]) : 0;
         *since = *failures > 0 && row[1] != NULL ? apr_time_from_msec(apr_atoi64(row[1])) : 0;
-        status = APR_SUCCESS;
     }
     return status;
 }
@@ -129,10 +145,13 @@ apr_status_t store_outbox_wait(store_tx_t *tx, const char *webhook, const char *
                                const char *owner, int failures, apr_interval_time_t since,
                                apr_interval_time_t delay, apr_pool_t *pool)
 {
-    return dbd_exec(
+    int affected = 0;
+    apr_status_t status = dbd_exec(
         tx, STMT_LEASE_WAIT,
         DBD_ARGS(msec(delay, pool), number(failures, pool), msec(since, pool), webhook, id, owner),
-        NULL);
+        &affected);
+
+    return status == APR_SUCCESS && affected == 0 ? APR_ENOENT : status;
 }
 
 apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *id,
@@ -150,6 +169,11 @@ apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **eve
 apr_status_t store_outbox_delete(store_tx_t *tx, const char *seq)
 {
     return dbd_exec(tx, STMT_OUTBOX_DELETE, DBD_ARGS(seq), NULL);
+}
+
+apr_status_t store_outbox_hurry(store_tx_t *tx, const char *seq)
+{
+    return dbd_exec(tx, STMT_OUTBOX_HURRY, DBD_ARGS(seq), NULL);
 }
 
 apr_status_t store_outbox_postpone(store_tx_t *tx, const char *seq, apr_interval_time_t delay,

@@ -41,6 +41,24 @@ my @accepted = (
         . "<Location /content/sub>\nAuthMerging And\nRequire ip 127.0.0.1\n</Location>\n"],
     ['valid-user elsewhere', device_location('') . "<Location /else>\n${basic}Require valid-user\n</Location>\n"],
     ['Satisfy any elsewhere', device_location('') . "<Location /else>\n${basic}Satisfy any\n</Location>\n"],
+    ['Satisfy any above, all within', "<Location />\nSatisfy any\n</Location>\n"
+        . content("Require mdm-enrolled\nSatisfy all")],
+    ['Satisfy any above, all for the same path', "<Location />\nSatisfy any\n</Location>\n"
+        . "<Location /content>\nSatisfy All\n</Location>\n" . content('Require mdm-enrolled')],
+    ['Satisfy any below, where another Require takes its place', content('Require mdm-enrolled')
+        . "<Location /content/sub>\nRequire ip 127.0.0.1\nSatisfy any\n</Location>\n"],
+    ['Satisfy any beside', content('Require mdm-enrolled') . "<Location /content2>\nSatisfy any\n</Location>\n"],
+    ['Satisfy any in another virtual host', "<VirtualHost *:1>\n<Location />\nSatisfy any\n</Location>\n"
+        . "</VirtualHost>\n<VirtualHost *:1>\n" . content('Require mdm-enrolled') . "</VirtualHost>\n"],
+    ['a location of others below', content('Require mdm-enrolled')
+        . "<Location /content/sub>\nOptions None\n</Location>\n"],
+    ['AuthMerging Or elsewhere', content('Require mdm-enrolled')
+        . "<Location /else>\nAuthMerging Or\nRequire ip 127.0.0.1\n</Location>\n"],
+    ['AuthMerging Or below one that took its place', content('Require mdm-enrolled')
+        . "<Location /content/sub>\nRequire ip 127.0.0.1\n</Location>\n"
+        . "<Location /content/sub/sub>\nAuthMerging Or\nRequire ip 127.0.0.2\n</Location>\n"],
+    ['AuthzProviderAlias of others', "<AuthzProviderAlias ip mine \"127.0.0.1\">\n</AuthzProviderAlias>\n"
+        . "<Location /else>\nRequire mine\n</Location>\n" . content('Require mdm-enrolled')],
     ['NanoMDMIdentity ssl without a CA file', "NanoMDMDatabase sqlite3 $scratch/configtest.db\n"
         . "<Location /mdm>\nSetHandler nanomdm\nNanoMDMIdentity ssl\nRequire ssl\n</Location>\n"],
     ['… and the other way round', "NanoMDMDatabase sqlite3 $scratch/configtest.db\n"
@@ -81,6 +99,34 @@ my @refused = (
         qr/"Require valid-user".*401/],
     ['Satisfy any',        device_location('Satisfy any'),                         qr/Satisfy any/],
     ['Satisfy any, content', content("Require mdm-enrolled\nSatisfy Any"),         qr/Satisfy any/],
+    ['Satisfy any above',  "<Location />\nSatisfy any\n</Location>\n" . content('Require mdm-enrolled'),
+        qr{/content.*Satisfy any.*Satisfy all}],
+    ['Satisfy any above, with a slash', "<Location />\nSatisfy any\n</Location>\n"
+        . "$server<Location /content/>\nRequire mdm-enrolled\n</Location>\n", qr{/content/.*Satisfy any}],
+    ['Satisfy any above, for one method', "<Location />\n<Limit PUT>\nSatisfy any\n</Limit>\n</Location>\n"
+        . content('Require mdm-enrolled'), qr{/content.*Satisfy any}],
+    ['Satisfy any for the same path', content('Require mdm-enrolled')
+        . "<Location /content>\nSatisfy any\n</Location>\n", qr{/content.*Satisfy any}],
+    ['Satisfy any below',  content('Require mdm-enrolled')
+        . "<Location /content/sub>\nSatisfy any\n</Location>\n", qr{/content/sub.*Satisfy any}],
+    ['Satisfy any below, with AuthMerging', content('Require mdm-enrolled') . "<Location /content/sub>\n"
+        . "AuthMerging And\nRequire ip 127.0.0.1\nSatisfy any\n</Location>\n", qr{/content/sub.*Satisfy any}],
+    ['Satisfy any for the server, content in a virtual host', "<Location />\nSatisfy any\n</Location>\n"
+        . "<VirtualHost *:1>\n" . content('Require mdm-enrolled') . "</VirtualHost>\n", qr{/content.*Satisfy any}],
+    ['Satisfy any in a pattern', content('Require mdm-enrolled')
+        . "<LocationMatch ^/con>\nSatisfy any\n</LocationMatch>\n", qr{/content.*Satisfy any}],
+    ['AuthMerging Or below', content('Require mdm-enrolled')
+        . "<Location /content/sub>\nAuthMerging Or\nRequire ip 127.0.0.1\n</Location>\n",
+        qr{/content/sub.*AuthMerging Or}],
+    ['AuthMerging Or further below', content('Require mdm-enrolled')
+        . "<Location /content/sub>\nAuthMerging And\nRequire ip 127.0.0.1\n</Location>\n"
+        . "<Location /content/sub/sub>\nAuthMerging Or\nRequire ip 127.0.0.1\n</Location>\n",
+        qr{/content/sub/sub.*AuthMerging Or}],
+    ['AuthzProviderAlias', "<AuthzProviderAlias mdm-enrolled x \"\">\n</AuthzProviderAlias>\n"
+        . content('Require x'), qr{AuthzProviderAlias.*Require mdm-enrolled}],
+    ['AuthzProviderAlias with another one\'s settings', "<AuthzProviderAlias mdm-enrolled x \"\">\n"
+        . "AuthName x\n</AuthzProviderAlias>\n" . content('Require x'),
+        qr{AuthzProviderAlias.*Require mdm-enrolled}],
     ['AuthMerging Or',     content("AuthMerging Or\nRequire mdm-enrolled"),        qr/AuthMerging Or/],
     ['AuthMerging Or, device', device_location("AuthMerging or\nRequire ip 127.0.0.1"), qr/AuthMerging Or/],
     ['RequireAny',         content("<RequireAny>\nRequire mdm-enrolled\nRequire ip 127.0.0.1\n</RequireAny>"),

@@ -64,7 +64,7 @@ for my $case (
     ['a duration',           'NanoMDMLastSeenInterval 5parsecs',    qr/NanoMDMLastSeenInterval/],
     ['a webhook without URL', 'NanoMDMWebhook',                      qr/NanoMDMWebhook.*receiver's URL/],
     ['no webhook URL',        'NanoMDMWebhook hook.example.org',     qr/NanoMDMWebhook.*is no URL/],
-    ['a webhook option',      'NanoMDMWebhook http://h/ color=red',  qr/NanoMDMWebhook.*color=red.*there are key=/],
+    ['a webhook option',      'NanoMDMWebhook http://h/ color=red',  qr/NanoMDMWebhook.*"color=".*there are key=/],
     ['a webhook topic',       'NanoMDMWebhook http://h/ topics=mdm.Connect,mdm.Hello', qr/mdm\.Hello.*mdm\.Authenticate/],
     ['no webhook topic',      'NanoMDMWebhook http://h/ topics=,',   qr/topics= names none/],
     ['a webhook delivery',    'NanoMDMWebhook http://h/ delivery=pigeon', qr/pigeon.*durable/],
@@ -72,12 +72,20 @@ for my $case (
     ['a webhook key file',    'NanoMDMWebhook http://h/ key=file:/nowhere/key', qr{/nowhere/key}],
     ['an empty webhook key',  'NanoMDMWebhook http://h/ key=',       qr/the key is empty/],
     ['a webhook CA',          'NanoMDMWebhook https://h/ ca=/nowhere/ca.pem', qr{/nowhere/ca\.pem}],
+    ['a webhook CA without certificate', "NanoMDMWebhook https://h/ ca=$scratch/api.key",
+        qr{NanoMDMWebhook.*\Q$scratch\E/api\.key}],
     ['a webhook twice',       "NanoMDMWebhook http://h/\nNanoMDMWebhook http://u:p\@h/ retry=1h", qr/there twice/],
     ['a webhook with two faces', "NanoMDMWebhook http://h/ key=a\n<VirtualHost *:1>\nNanoMDMWebhook http://h/ key=b\n"
         . '</VirtualHost>', qr/NanoMDMWebhook http:.*other options/],
     ['no declaration server', 'NanoMDMDeclarativeManagement ftp://h/', qr/NanoMDMDeclarativeManagement.*is no URL/],
     ['a declaration server with a query', 'NanoMDMDeclarativeManagement http://h/?a=b', qr/has a query/],
     ['a declaration option',  'NanoMDMDeclarativeManagement http://h/ key=x', qr/there are send-key=/],
+    ['a declaration CA without certificate', "NanoMDMDeclarativeManagement https://h/ ca=$scratch/api.key",
+        qr{NanoMDMDeclarativeManagement.*\Q$scratch\E/api\.key}],
+    ['an escrow URL without TLS', 'NanoMDMEscrowKeyUnlockURL http://127.0.0.1/unlock',
+        qr/NanoMDMEscrowKeyUnlockURL.*https/],
+    ['an escrow CA without certificate', "NanoMDMEscrowKeyUnlockURL https://h/ ca=$scratch/api.key",
+        qr{NanoMDMEscrowKeyUnlockURL.*\Q$scratch\E/api\.key}],
     ['no escrow URL',         'NanoMDMEscrowKeyUnlockURL apple',     qr/NanoMDMEscrowKeyUnlockURL.*is no URL/],
     ['an escrow option',      'NanoMDMEscrowKeyUnlockURL https://h/ key=x', qr/there is ca=/],
     ['no dump',               'NanoMDMDump "|"',                     qr/NanoMDMDump/],
@@ -102,6 +110,29 @@ for my $case (
     ($status, $output) = configtest("$text\n$endpoint");
     isnt($status, 0, "$name: refused");
     like($output, $pattern, "$name: says what to write");
+}
+
+# what is wrong is told without what is secret in it
+for my $text (
+    'NanoMDMWebhook ftp://jane:SECRET@h/',
+    'NanoMDMWebhook "https://jane:SEC RET@h/"',
+    'NanoMDMWebhook https://jane:SECRET@h/#f',
+    'NanoMDMWebhook https://h/ Key=SECRET',
+    'NanoMDMWebhook https://h/ SECRET',
+    'NanoMDMWebhook https://jane:SECRET@h/ color=red',
+    "NanoMDMWebhook https://jane:SECRET\@h/\nNanoMDMWebhook https://jane:SECRET\@h/",
+    'NanoMDMDeclarativeManagement ftp://jane:SECRET@h/',
+    'NanoMDMDeclarativeManagement https://jane:SECRET@h/?a=b',
+    'NanoMDMDeclarativeManagement https://h/ Send-Key=SECRET',
+    'NanoMDMDeclarativeManagement https://h/ SECRET',
+    'NanoMDMEscrowKeyUnlockURL ftp://jane:SECRET@h/',
+    'NanoMDMEscrowKeyUnlockURL http://jane:SECRET@h/',
+    'NanoMDMEscrowKeyUnlockURL https://h/ key=SECRET',
+) {
+    ($status, $output) = configtest("$text\n$endpoint");
+    isnt($status, 0, "$text: refused");
+    like($output, qr/NanoMDM\w+: ./, '… says why');
+    unlike($output, qr/SEC ?RET|jane/, '… without what is secret');
 }
 
 done_testing;

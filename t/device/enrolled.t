@@ -18,6 +18,8 @@ ScriptAlias "/mine/"   "@dir@/cgi/"
 ScriptAlias "/plain/"  "@dir@/cgi/"
 ScriptAlias "/script-cached/" "@dir@/cgi/"
 Alias "/static"        "@dir@/static"
+Alias "/static-ssl"    "@dir@/static"
+Alias "/static-hdr"    "@dir@/static"
 Alias "/static-cached" "@dir@/static"
 Alias "/open"          "@dir@/static"
 <IfModule mod_cgid.c>
@@ -57,6 +59,23 @@ Header set X-Seen-Enrollment "expr=%{reqenv:NANOMDM_ENROLLMENT_ID}"
     Require mdm-enrolled
     DirectoryIndex file.txt
     ErrorDocument 404 /static/file.txt
+    ErrorDocument 400 /static/file.txt
+    ErrorDocument 408 /static/file.txt
+    ErrorDocument 413 /static/file.txt
+</Location>
+<Location "/static/forbidden">
+    DirectoryIndex disabled
+    ErrorDocument 403 /static/file.txt
+</Location>
+<Location "/static-ssl/">
+    NanoMDMIdentity ssl
+    Require mdm-enrolled
+    DirectoryIndex file.txt
+</Location>
+<Location "/static-hdr/">
+    NanoMDMIdentity header X-Client-Cert
+    Require mdm-enrolled
+    DirectoryIndex file.txt
 </Location>
 <Location "/authproxy/">
     Require mdm-enrolled
@@ -93,6 +112,7 @@ CacheEnable disk "/open"
     ProxyPass "http://127.0.0.1:@port@/plain/"
 </Location>
 
+RequestReadTimeout body=1
 <VirtualHost 127.0.0.1:@tls_port@>
     SSLEngine on
     SSLCertificateFile @pki@/server.pem
@@ -111,9 +131,10 @@ CacheEnable disk "/open"
 </VirtualHost>
 END_CONFIG
 my $httpd = server(NanoMDM::Httpd->new(config => $config, ports => [qw(tls down small slow)],
-    modules => ['cache', 'cache_disk', var('mpm') eq 'prefork' ? 'cgi' : 'cgid']));
-mkdir "$httpd->{dir}/$_" for qw(cgi static cache);
-spew("$httpd->{dir}/static/file.txt", "secret content\n");
+    modules => ['cache', 'autoindex', 'cache_disk', var('mpm') eq 'prefork' ? 'cgi' : 'cgid']));
+mkdir "$httpd->{dir}/$_" for qw(cgi static static/forbidden cache);
+spew("$httpd->{dir}/static/$_", "secret content\n") for qw(file.txt forbidden/file.txt);
+chmod 0, "$httpd->{dir}/static/forbidden/file.txt";
 my $then = time - 30 * 86400;    # old files stay fresh in a cache
 utime $then, $then, "$httpd->{dir}/static/file.txt";
 spew("$httpd->{dir}/cgi/echo", "#!$^X\n" . <<'END_SCRIPT');
@@ -197,10 +218,13 @@ is_status($r, 200, 'a chunked body');
 like($r->{body}, qr/^BODY=onetwo\z/m, '… reaches the script');
 like($r->{body}, qr/^CONTENT_LENGTH=6$/m, '… with its length');
 is_status(content(PUT => '/sig/echo', $device, 'x' x 2000, host => 'small'), 413, 'a body over the limit');
+my $mark = log_mark();
 $r = content(GET => '/sig/echo', $device, undef, host => 'down');
 is_status($r, 503, 'no database');
 ok($r->{headers}{'retry-after'}, '… with Retry-After');
 unlike($r->{body}, qr/<html/i, '… as text');
+unlike($r->{body}, qr/not an enrolled device/, '… that does not say what nobody knows');
+log_like($mark, qr/nanomdm:warn.*the database is not available/, '… as a warning');
 
 # static files, an index, an error page within
 $r = content(GET => '/static/file.txt', $device);
@@ -210,13 +234,53 @@ is(content(GET => '/static/', $device)->{body}, "secret content\n", 'the index o
 is_status(content(GET => '/static/none', $device), 404, 'a file that is not there');
 kept_out(content(GET => '/static/'), 'the index, to nobody');
 kept_out(content(GET => '/static/none'), 'a file that is not there, to nobody');
+for my $case (['ssl', 'ssl', 'tls'], ['hdr', 'header', '']) {
+    my ($path, $source, $host) = @$case;
+    is(content(GET => "/static-$path/file.txt", $device{$source})->{body}, "secret content\n", "$source: a file");
+    is(content(GET => "/static-$path/", $device{$source})->{body}, "secret content\n", '… and an index');
+    is_status(content(GET => "/static-$path/none", $device{$source}), 404, '… and one that is not there');
+    kept_out(content(GET => "/static-$path/file.txt", undef, undef, host => $host), "$source: a file, to nobody");
+    kept_out(request(GET => "/static-$path/file.txt", host => $host, headers => [identity_headers($device, '')]),
+        "$source: a file, to a signature");
+}
+
+# what httpd itself would refuse with 403
+for my $path ('forbidden/', 'forbidden/file.txt') {
+    kept_out(content(GET => "/static/$path", $device), "/static/$path");
+    kept_out(content(GET => "/static/$path"), '… to nobody');
+}
+
+# a body that does not come, whatever error page there is
+for my $path ('/static/file.txt', '/sig/echo') {
+    my @signed = identity_headers($device, 'x' x 100);
+    kept_out(request(PUT => $path, body => 'xxx', length => 100, end => 1, headers => [@signed]),
+        "$path: a body that breaks off");
+    $r = request(PUT => $path, raw => "PUT $path HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfoo\r\n");
+    is_status($r, 400, "$path: a body in broken chunks");
+    unlike($r->{body}, qr/secret|BODY=/, '… without the content');
+    $r = request(PUT => $path, body => 'xxx', length => 100, headers => [@signed]);
+    is_status($r, 408, "$path: a body that stops");
+    unlike($r->{body}, qr/<html|secret|BODY=/i, '… as text');
+    $r = content(PUT => $path, $device, 'x' x 2000, host => 'small');
+    is_status($r, 413, "$path: a body over the limit");
+    unlike($r->{body}, qr/<html|secret|BODY=/i, '… as text');
+}
+
+# An enrollment is one from Authenticate on, whose certificate it then has, and CheckOut does not
+# take that away.
+my $new = device();
+is_status(checkin($new, 'Authenticate'), 200, 'Authenticate');
+is_status(content(GET => '/sig/echo', $new), 200, '… and content');
+is_status(checkin($new, 'TokenUpdate'), 200, 'TokenUpdate');
+is_status(checkin($new, 'CheckOut'), 200, 'CheckOut');
+is_status(content(GET => '/sig/echo', $new), 200, '… and content');
 
 # a condition on the enrollment id
 my $one = enroll(device(udid => 'THE-ONE'));
 is_status(content(GET => '/mine/echo', $one), 200, 'Require expr on the id: the one');
 kept_out(content(GET => '/mine/echo', $device), 'Require expr on the id: another');
 
-# the proxy, as shipped
+# a proxy (content.t has the shipped one)
 $r = content(PUT => '/authproxy/echo', $device, $large, headers =>
     ['X-Enrollment-ID' => 'FORGED', 'X-Trace-ID' => 'FORGED']);
 is_status($r, 200, 'a proxy');
@@ -247,6 +311,26 @@ for my $host ('', 'slow') {
         is($r->{headers}{'x-seen-enrollment'}, 'THE-ONE', '… and another device gets its own');
     }
 }
+$httpd->stop;
+
+# an authority that is missing where configtest does not look
+$httpd = server(NanoMDM::Httpd->new(base => 0, config => <<'END_CONFIG'));
+NanoMDMDatabase @database@
+NanoMDMSchema   create
+<Location "/">
+    NanoMDMIdentity ssl
+    Require mdm-enrolled
+</Location>
+<Location "/sig/">
+    NanoMDMIdentity signature
+</Location>
+END_CONFIG
+ok($httpd->start, 'starts without NanoMDMCACertificateFile') or diag($httpd->{output}, $httpd->log);
+$mark = log_mark();
+$r = content(GET => '/sig/', $device);
+is_status($r, 503, 'a signature there');
+unlike($r->{body}, qr/not an enrolled device|<html/i, '… says so');
+log_like($mark, qr/nanomdm:error.*NanoMDMCACertificateFile is not set/, '… as an error');
 $httpd->stop;
 
 done_testing;

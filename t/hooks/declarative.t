@@ -13,8 +13,10 @@ use Time::HiRes qw(time);
 my $server = NanoMDM::Receiver->new;
 my $secure = NanoMDM::Receiver->new(tls => 'server');
 my $wrong  = NanoMDM::Receiver->new(tls => 'self_signed');
+my $elsewhere = NanoMDM::Receiver->new(tls => 'elsewhere');
 my $events = NanoMDM::Receiver->new;
-my ($url, $secure_url, $wrong_url) = ($server->url('/dm'), $secure->url('/'), $wrong->url('/'));
+my ($url, $secure_url, $wrong_url, $elsewhere_url)
+    = ($server->url('/dm'), map { $_->url('/') } $secure, $wrong, $elsewhere);
 my $events_url = $events->url;
 my $config = <<"END_CONFIG";
 NanoMDMDatabasePool max=2
@@ -42,9 +44,12 @@ NanoMDMDeclarativeManagement $url send-key=file:\@scratch\@/dm-send.key recv-key
 <VirtualHost 127.0.0.1:\@wrong_port\@>
     NanoMDMDeclarativeManagement $wrong_url ca=\@pki\@/other_ca.pem
 </VirtualHost>
+<VirtualHost 127.0.0.1:\@elsewhere_port\@>
+    NanoMDMDeclarativeManagement $elsewhere_url ca=\@pki\@/other_ca.pem
+</VirtualHost>
 END_CONFIG
 spew(var('scratch') . '/dm-send.key', "send\n");
-my $httpd = server(NanoMDM::Httpd->new(config => $config, ports => [qw(plain secure untrusted wrong)]));
+my $httpd = server(NanoMDM::Httpd->new(config => $config, ports => [qw(plain secure untrusted wrong elsewhere)]));
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
 
 my $device = enroll(device());
@@ -55,6 +60,16 @@ sub declarative {
     my $data = delete $o{data};
     return checkin($who, 'DeclarativeManagement', Endpoint => $endpoint,
         defined $data ? (Data => data($data)) : (), map { ("-$_" => $o{$_}) } keys %o);
+}
+
+# The flags of these processes' sockets that are connected to a port of the loopback.
+sub socket_flags {
+    my ($port, @pids) = @_;
+    my $peer = sprintf '0100007F:%04X', $port;
+    my %inode = map { my @column = split; $column[2] eq $peer ? ("socket:[$column[9]]" => 1) : () }
+        split /\n/, slurp('/proc/net/tcp');
+    return map { oct slurp($_ =~ s/fd/fdinfo/r) =~ s/.*^flags:\s+(\d+).*/0$1/msr }
+        grep { $inode{ readlink($_) // '' } } map { glob "/proc/$_/fd/*" } @pids;
 }
 sub last_request { return ($server->requests)[-1] }
 my @signed = (headers => ['X-Hmac-Signature' => NanoMDM::Receiver::hmac('receive', '{"a":1}'),
@@ -91,7 +106,7 @@ is(scalar keys %{ { map { ($_ => 1) } @ids } }, 1, 'one connection for all') or 
 # answers
 for my $case (
     [200, 200, @signed], [204, 200], [404, 404], [400, 400], [410, 410], [429, 429], [418, 418],
-    [401, 502], [403, 502], [500, 502], [503, 502], [301, 502], [307, 502], [201, 502],
+    [401, 502], [403, 502], [407, 502], [500, 502], [503, 502], [301, 502], [307, 502], [201, 502],
 ) {
     my ($given, $expected, @rule) = @$case;
     my $n = $events->count;
@@ -136,20 +151,57 @@ is(last_request()->{path}, '/dm/declaration/asset/a%20b', '… is escaped');
 eventually { $events->count > $m };
 is($events->count, $m + 1, 'no event of what was refused');
 
+# another server's check-ins, replayed
+$n = $server->count;
+($m, my $body) = ($events->count, checkin_plist($device, 'DeclarativeManagement', Endpoint => 'tokens'));
+$r = api(PUT => 'migration', $body, base => '/', headers => ['Content-Type' => 'application/x-apple-aspen-mdm-checkin']);
+is_status($r, 200, 'by /migration');
+is($r->{body}, '', '… an empty answer');
+is($server->count, $n, '… nobody was asked');
+is_status(declarative($device, 'tokens'), 200, 'another one');
+eventually { $events->count > $m };
+is($events->count, $m + 1, '… is the only event');
+
+# a program that httpd starts does not inherit connections
+my @flags = socket_flags($server->port, $httpd->children);
+cmp_ok(scalar @flags, '>', 0, 'connections are kept');
+is(scalar(grep { !($_ & 02000000) } @flags), 0, '… and closed when another program is run');
+
 # TLS
 $secure->answer(status => 200, @signed);
 is_status(declarative($device, 'tokens', host => 'secure'), 200, 'TLS');
 my $mark = log_mark();
-is_status(declarative($device, 'tokens', host => 'untrusted'), 502, 'TLS, by an unknown authority');
-log_like($mark, qr/gave no answer: SSL certificate problem/, '… logged');
+$r = declarative($device, 'tokens', host => 'untrusted');
+is_status($r, 502, 'TLS, by an unknown authority');
+log_like($mark, qr/:error\].* id="\Q$device->{id}\E".* gave no answer: SSL certificate problem/, '… logged, with the id');
+unlike($r->{body}, qr/SSL|certificate|127\.0\.0\.1|${\ $secure->port}/, '… which the device is not told');
 is_status(declarative($device, 'tokens', host => 'wrong'), 502, 'TLS, a wrong certificate');
 is($wrong->count, 0, '… is told nothing');
+$mark = log_mark();
+is_status(declarative($device, 'tokens', host => 'elsewhere'), 502, 'TLS, the certificate of another host');
+log_like($mark, qr/gave no answer: SSL: .*subject/, '… logged');
+is($elsewhere->count, 0, '… is told nothing');
 
 # servers that misbehave
 $server->answer(status => 200, size => 100 * 1024 * 1024);
 $mark = log_mark();
 is_status(declarative($device, 'tokens', host => 'plain'), 502, '100 MB');
 log_like($mark, qr/a reply of more than \d+ bytes/, '… logged');
+my $long = 'X-Long: ' . 'x' x 1000 . "\r\n";
+for my $case (
+    ['1 MB of headers', raw => "HTTP/1.1 200 OK\r\n" . $long x 1000 . "Content-Length: 0\r\n\r\n"],
+    ['headers without end', raw => "HTTP/1.1 200 OK\r\n", piece => $long x 10],
+    ['preliminary answers without end', raw => '', piece => "HTTP/1.1 100 Continue\r\n\r\n" x 100],
+    ['trailers without end', raw => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", piece => $long x 10],
+) {
+    my ($name, %rule) = @$case;
+    $server->answer(%rule);
+    $mark = log_mark();
+    my $since = time;
+    is_status(declarative($device, 'tokens', host => 'plain'), 502, $name);
+    cmp_ok(time - $since, '<', 5, '… soon');
+    log_like($mark, qr/a reply with more than 65536 bytes of headers/, '… logged');
+}
 $server->answer(raw => "nonsense\r\n\r\n");
 is_status(declarative($device, 'tokens'), 502, 'nonsense');
 $server->answer(raw => '');
@@ -163,7 +215,9 @@ $server->answer(status => 200, delay => 3, @signed);
     is("@said", '200 200 200 200 200 at once', 'no database connection is held while waiting');
 }
 $server->down;
-is_status(declarative($device, 'tokens'), 502, 'down');
+$r = declarative($device, 'tokens');
+is_status($r, 502, 'down');
+unlike($r->{body}, qr/127\.0\.0\.1|${\ $server->port}/, '… which is all that the device is told');
 $server->up;
 $server->answer(status => 200, @signed);
 is_status(declarative($device, 'tokens'), 200, 'and up again');

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The test PKI, made with the openssl command: a device authority, its intermediate, another
-# authority, a server certificate, and device certificates that are good or bad in one way each.
-# Identities are files NAME.pem and NAME.key in one directory.
+# authority, a server certificate and another server's, and device certificates that are good or bad
+# in one way each. Identities are files NAME.pem and NAME.key in one directory.
 
 package NanoMDM::PKI;
 
@@ -23,6 +23,7 @@ my @certificates = (
     [other_ca      => { key => 'ec',  ext => 'authority', subject => '/O=Test/CN=Another CA' }],
     [intermediate  => { key => 'ec',  ext => 'authority', issuer => 'ca' }],
     [server        => { key => 'ec',  ext => 'server', issuer => 'other_ca', subject => '/CN=localhost' }],
+    [elsewhere     => { key => 'ec',  ext => 'elsewhere', issuer => 'other_ca' }],
     # good ones
     [rsa           => { key => 'rsa', ext => 'client', issuer => 'ca' }],
     [ec            => { key => 'ec',  ext => 'client', issuer => 'ca' }],
@@ -74,6 +75,10 @@ extendedKeyUsage = clientAuth
 basicConstraints = CA:FALSE
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:localhost,IP:127.0.0.1
+[elsewhere]
+basicConstraints = CA:FALSE
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:elsewhere
 [bare]
 basicConstraints = CA:FALSE
 [any]

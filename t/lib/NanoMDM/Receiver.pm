@@ -6,6 +6,8 @@
 #
 #   my $receiver = NanoMDM::Receiver->new;                 # on $receiver->port, as $receiver->url
 #   my $receiver = NanoMDM::Receiver->new(tls => 'server', client_ca => 'ca');   # names of the PKI
+#   my $proxy = NanoMDM::Receiver->new(tunnel => 'server');   # answers CONNECT with status 200, and is
+#                                                          #   then itself who is asked, by TLS
 #   $receiver->answer(status => 500);                      # from now on
 #   my @requests = $receiver->requests;                    # so far: { method, path, headers, body,
 #                                                          #   id: of the connection, at }
@@ -16,6 +18,8 @@
 #   delay    seconds before the answer
 #   match    only for requests whose body matches this; others get 200. A string, not a regex object
 #   raw      these bytes instead of an answer, then the end of the connection
+#   piece    in place of that end: these bytes again and again, until the other side ends it;
+#   every    so many seconds lie between (0)
 #   size     a body of so many bytes
 
 package NanoMDM::Receiver;
@@ -146,17 +150,17 @@ sub _serve {
                 my $socket = $listen->accept or next;
                 $socket->timeout(5);
                 $socket = $self->_tls($socket) or next if $self->{tls};
-                $client{$socket} = { socket => $socket, id => ++$id, in => '' };
+                $client{ fileno $socket } = { socket => $socket, id => ++$id, in => '' };
                 $select->add($socket);
                 next;
             }
-            my $client = $client{$fh};
+            my $client = $client{ fileno $fh };
             my $n = sysread $fh, $client->{in}, 1 << 20, length $client->{in};
             $n = sysread $fh, $client->{in}, 1 << 20, length $client->{in}
-                while $n && $self->{tls} && $fh->pending;
+                while $n && $fh->can('pending') && $fh->pending;
             if (!$n) {
                 $select->remove($fh);
-                delete $client{$fh};
+                delete $client{ fileno $fh };
                 @later = grep { $_->[1] != $client } @later;
                 close $fh;
                 next;
@@ -167,9 +171,13 @@ sub _serve {
         @later = grep { $_->[0] > time } @later;
         for (@due) {
             my ($when, $client, $rule) = @$_;
-            next if $self->_reply($client, $rule);
+            if ($self->_reply($client, $rule)) {
+                my $piece = $rule->{piece} // next;
+                push @later, [time + ($rule->{every} || 0), $client, { %$rule, raw => $piece }];
+                next;
+            }
             $select->remove($client->{socket});
-            delete $client{ $client->{socket} };
+            delete $client{ fileno $client->{socket} };
             close $client->{socket};
         }
     }
@@ -178,13 +186,14 @@ sub _serve {
 sub _tls {
     my ($self, $socket) = @_;
     my $pki = NanoMDM::Test::pki();
+    my $name = $self->{tls} || $self->{tunnel};
     my @client = $self->{client_ca}
         ? (SSL_verify_mode => IO::Socket::SSL::SSL_VERIFY_PEER()
             | IO::Socket::SSL::SSL_VERIFY_FAIL_IF_NO_PEER_CERT(),
             SSL_ca_file => $pki->cert($self->{client_ca}))
         : (SSL_verify_mode => 0);
     return IO::Socket::SSL->start_SSL($socket, SSL_server => 1, Timeout => 5,
-        SSL_cert_file => $pki->cert($self->{tls}), SSL_key_file => $pki->key($self->{tls}), @client);
+        SSL_cert_file => $pki->cert($name), SSL_key_file => $pki->key($name), @client);
 }
 
 # Requests that are complete, each as [when to answer, client, how].
@@ -210,6 +219,7 @@ sub _take {
             $rule = { status => 200 };
         }
         $request{answer} = $rule->{status};
+        $client->{tunnel} = $method eq 'CONNECT' && $rule->{status} == 200;
         open my $fh, '>>', $self->{record} or die $!;
         syswrite $fh, JSON::PP->new->canonical->encode(\%request) . "\t" . encode_base64($body, '') . "\n";
         close $fh;
@@ -223,9 +233,11 @@ sub _reply {
     my ($self, $client, $rule) = @_;
     my $socket = $client->{socket};
     $socket->blocking(1);
+    if (delete $client->{tunnel}) {
+        return _send($socket, "HTTP/1.1 200 Through\r\n\r\n") && !!$self->_tls($socket);
+    }
     if (defined $rule->{raw}) {
-        _send($socket, $rule->{raw});
-        return 0;
+        return _send($socket, $rule->{raw}) && defined $rule->{piece};
     }
     my $body = $rule->{body} // '';
     my $length = $rule->{size} // length $body;

@@ -79,6 +79,7 @@ sub pki { return $pki ||= NanoMDM::PKI->new(var('pki')) }
 # host       a virtual host of t/conf/extra.conf.in, or a port; those that begin with tls speak TLS
 # identity   the TLS client certificate
 # raw        bytes to send instead of a request that is made from the rest
+# end        1: end the stream once all is sent
 # length     Content-Length to claim, whatever the body is; undef for none
 # timeout    seconds; 30
 #
@@ -109,6 +110,7 @@ sub request {
             last unless $n;
             $at += $n;
         }
+        shutdown $socket, 1 if $o{end};
         while (1) {
             my $n = sysread $socket, $answer, 65536, length $answer;
             last unless $n;

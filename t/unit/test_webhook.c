@@ -1,0 +1,465 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* Tests where webhook events wait: leases and their ends in the database, batches of Idle reports,
+ * the queue in memory. The deliverer is played by the tests: they claim, load and settle.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include <apr_general.h>
+#include <curl/curl.h>
+
+#include "../../src/service/webhook.h"
+#include "db.h"
+
+#define URL "https://hook.example.org/webhook"
+
+static db_t db;
+static store_t *store;
+static service_webhook_t *webhook;
+static hooks_source_t source;
+static apr_array_header_t *runs;
+static apr_time_t again;
+static const char *logged;
+
+static void note_log(mdm_log_level_t level, apr_status_t status, const char *line)
+{
+    db_quiet(level, status, line);
+    logged = level <= MDM_LOG_WARNING ? apr_pstrdup(db.pool, line) : logged;
+}
+
+static service_webhook_t *new_webhook(apr_interval_time_t retry, int memory)
+{
+    service_webhook_config_t config = {
+        .target = {.url = URL}, .name = URL, .topics = ~0U, .memory = memory, .retry = retry};
+    service_webhook_t *made = NULL;
+
+    assert_int_equal(service_webhook_create(&made, &config, store, db.pool), APR_SUCCESS);
+    return made;
+}
+
+static int setup(void **state)
+{
+    store_config_t config;
+
+    (void)state;
+    db_setup(&db);
+    config = db_config(&db);
+    mdm_log_set(note_log);
+    logged = NULL;
+    db_store(&db);
+    store = db_store_with(&config, db.pool); /* whose connections find the tables */
+    webhook = new_webhook(0, 0);
+    source = webhook_outbox(webhook);
+    runs = apr_array_make(db.pool, 8, sizeof(hooks_run_t *));
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    db_teardown(&db);
+    return 0;
+}
+
+/* So many events of an enrollment that are due, with its id and 1, 2, … as their text. */
+static void add(const char *id, int count)
+{
+    db_exec(&db, apr_psprintf(db.pool,
+                              "INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms)"
+                              " WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+                              " WHERE i < %d) SELECT '" URL "', '%s', 'mdm.Connect',"
+                              " '%s ' || i, 1000 FROM n",
+                              count, id, id));
+}
+
+/* Claims; the number of runs that came. */
+static int claim(int max)
+{
+    again = 0;
+    apr_array_clear(runs);
+    assert_int_equal(source.claim(source.baton, max, runs, &again), APR_SUCCESS);
+    return runs->nelts;
+}
+
+static hooks_run_t *run_at(int i)
+{
+    return APR_ARRAY_IDX(runs, i, hooks_run_t *);
+}
+
+static apr_status_t settle(hooks_run_t *run)
+{
+    apr_array_header_t *ended = apr_array_make(db.pool, 1, sizeof(hooks_run_t *));
+    apr_status_t status;
+
+    APR_ARRAY_PUSH(ended, hooks_run_t *) = run;
+    again = 0;
+    status = source.settle(source.baton, ended, &again, db.pool);
+    if (status == APR_SUCCESS) {
+        apr_pool_destroy(run->pool);
+    }
+    return status;
+}
+
+static const char *load(hooks_run_t *run)
+{
+    const char *event = NULL;
+
+    return source.load(source.baton, run, &event, db.pool) == APR_SUCCESS ? event : NULL;
+}
+
+/* The delay of a lease or of the events is over. */
+static void pass_time(void)
+{
+    db_exec(&db, "UPDATE mdm_webhook_leases SET until_ms = 1;"
+                 "UPDATE mdm_webhook_outbox SET due_ms = 1000 WHERE due_ms IS NOT NULL");
+}
+
+#define LEASES "SELECT id || ' ' || failures FROM mdm_webhook_leases"
+#define COUNT "SELECT count(*) FROM mdm_webhook_outbox"
+
+static void test_run(void **state)
+{
+    hooks_run_t *run;
+
+    (void)state;
+    add("B", 2);
+    add("A", 1);
+    assert_int_equal(claim(8), 2);
+    run = run_at(0);
+    assert_string_equal(run->id, "A");
+    assert_string_equal(load(run), "A 1");
+    run->done = 1;
+    assert_int_equal(settle(run), APR_SUCCESS);
+    assert_db(&db, LEASES, "B 0");
+    assert_db(&db, "SELECT event FROM mdm_webhook_outbox ORDER BY seq", "B 1\nB 2");
+    run = run_at(1);
+    assert_int_equal(run->count, 2);
+    assert_int_equal(claim(8), 0); /* ours already */
+    run->done = 1;
+    assert_string_equal(load(run), "B 2");
+    run->done = 2;
+    assert_int_equal(settle(run), APR_SUCCESS);
+    assert_db_null(&db, LEASES);
+    assert_db(&db, COUNT, "0");
+}
+
+static void test_failure_waits(void **state)
+{
+    (void)state;
+    add("A", 3);
+    assert_int_equal(claim(8), 1);
+    run_at(0)->error = "no";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_true(again > apr_time_now());
+    assert_db(&db, LEASES, "A 1");
+    assert_int_equal(claim(8), 0);
+    pass_time();
+    assert_int_equal(claim(8), 1);
+    run_at(0)->error = "no";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_db(&db, LEASES, "A 2");
+    /* the one behind has not failed yet */
+    pass_time();
+    assert_int_equal(claim(8), 1);
+    run_at(0)->done = 1;
+    run_at(0)->error = "no";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_db(&db, LEASES, "A 1");
+}
+
+/* As at a stop, or when the receiver is found to be down: with daily reloads, retry= would never
+ * come to its end. */
+static void test_untried_keeps_failures(void **state)
+{
+    (void)state;
+    add("A", 1);
+    add("B", 1);
+    assert_int_equal(claim(8), 2);
+    run_at(0)->error = "no";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_int_equal(settle(run_at(1)), APR_SUCCESS); /* never failed: nothing to keep */
+    assert_db(&db, LEASES, "A 1");
+    pass_time();
+    assert_int_equal(claim(8), 2);
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_int_equal(settle(run_at(1)), APR_SUCCESS);
+    assert_db(&db, LEASES, "A 1");
+    assert_int_equal(claim(8), 2); /* at once, by anybody */
+}
+
+static void test_retry_ends(void **state)
+{
+    (void)state;
+    webhook = new_webhook(apr_time_from_sec(3600), 0);
+    source = webhook_outbox(webhook);
+    add("A", 2);
+    assert_int_equal(claim(8), 1);
+    run_at(0)->error = "no";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    pass_time();
+    db_exec(&db, "UPDATE mdm_webhook_leases SET since_ms = since_ms - 3700000");
+    assert_int_equal(claim(8), 1);
+    run_at(0)->error = "no, never";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_non_null(strstr(logged, "is given up"));
+    assert_db(&db, "SELECT event || error FROM mdm_webhook_outbox WHERE due_ms IS NULL",
+              "A 1no, never");
+    assert_int_equal(claim(8), 1); /* the next one's turn, at once */
+    assert_string_equal(load(run_at(0)), "A 2");
+}
+
+static void test_hopeless(void **state)
+{
+    (void)state;
+    add("A", 2);
+    assert_int_equal(claim(8), 1);
+    run_at(0)->error = "damaged";
+    run_at(0)->hopeless = 1;
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE due_ms IS NULL", "A 1");
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "A 2");
+}
+
+/* The answer to a claim's commit was lost: the lease is ours, and we do not know. */
+static void test_unknown_claim(void **state)
+{
+    (void)state;
+    add("A", 1);
+    db_exec(&db, apr_pstrcat(db.pool, "INSERT INTO mdm_webhook_leases VALUES ('" URL "', 'A', '",
+                             webhook->owner, "', 99999999999999, 0, 0)", NULL));
+    assert_int_equal(claim(8), 1);
+    run_at(0)->done = 1;
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_db_null(&db, LEASES);
+}
+
+/* A database that does not give an event is no failure of the receiver's, and not asked again at
+ * once. */
+static void test_unread(void **state)
+{
+    (void)state;
+    add("A", 1);
+    assert_int_equal(claim(8), 1);
+    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME TO away");
+    assert_null(load(run_at(0)));
+    assert_int_equal(settle(run_at(0)), MDM_EUNAVAILABLE);
+    db_exec(&db, "ALTER TABLE away RENAME TO mdm_webhook_outbox");
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_true(again > apr_time_now() + apr_time_from_sec(1));
+    assert_db(&db, LEASES, "A 0");
+    assert_int_equal(claim(8), 0);
+    pass_time();
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "A 1");
+}
+
+/* A lease that has gone to another node: what that one does is not ours to change. */
+static void test_lost_lease(void **state)
+{
+    hooks_run_t *run;
+
+    (void)state;
+    add("A", 3);
+    assert_int_equal(claim(8), 1);
+    run = run_at(0);
+    db_exec(&db, "UPDATE mdm_webhook_leases SET owner = 'another', until_ms = 99999999999999");
+    run->until = apr_time_now() + apr_time_from_sec(10); /* too short for another event */
+    assert_null(load(run));
+    run->done = 1; /* which did arrive */
+    run->error = "no";
+    assert_int_equal(settle(run), APR_SUCCESS);
+    assert_db(&db, "SELECT owner || failures FROM mdm_webhook_leases", "another0");
+    assert_db(&db, "SELECT event || due_ms FROM mdm_webhook_outbox ORDER BY seq",
+              "A 21000\nA 31000");
+}
+
+/* More events of one enrollment than a claim looks at: others come first meanwhile, and the rest is
+ * due as soon as it can be sent. */
+static void test_backlog(void **state)
+{
+    hooks_run_t *many;
+
+    (void)state;
+    add("MANY", 2500);
+    add("OTHER", 1);
+    assert_int_equal(claim(8), 1);
+    many = run_at(0);
+    assert_int_equal(many->count, STORE_OUTBOX_RUN_MAX);
+    for (int i = 0; i < 40 && claim(8) == 0; i++) {
+    }
+    assert_int_equal(runs->nelts, 1);
+    assert_string_equal(run_at(0)->id, "OTHER");
+    many->done = 10; /* and then its time was over */
+    assert_int_equal(settle(many), APR_SUCCESS);
+    assert_int_equal(claim(8), 1);
+    many = run_at(0);
+    assert_string_equal(load(many), "MANY 11");
+    for (int i = 0; i < 40; i++) {
+        assert_int_equal(claim(8), 0);
+    }
+    many->done = many->count;
+    assert_int_equal(settle(many), APR_SUCCESS);
+    assert_int_equal(claim(8), 1);
+    many = run_at(0);
+    assert_string_equal(load(many), "MANY 1011");
+    many->done = many->count;
+    assert_int_equal(settle(many), APR_SUCCESS);
+    assert_int_equal(claim(8), 1);
+    assert_int_equal(run_at(0)->count, 490);
+    run_at(0)->done = 490;
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_db(&db, COUNT " WHERE id = 'MANY'", "0");
+}
+
+/* Those of another node are left alone until their lease is over, then they are ours. */
+static void test_another_node(void **state)
+{
+    service_webhook_t *other = new_webhook(0, 0);
+    hooks_source_t theirs = webhook_outbox(other);
+    apr_array_header_t *their_runs = apr_array_make(db.pool, 8, sizeof(hooks_run_t *));
+
+    (void)state;
+    add("A", 1);
+    add("B", 1);
+    assert_int_equal(theirs.claim(theirs.baton, 1, their_runs, &again), APR_SUCCESS);
+    assert_int_equal(their_runs->nelts, 1);
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(run_at(0)->id, "B");
+    assert_true(again > apr_time_now());
+    assert_int_equal(claim(8), 0);
+    pass_time(); /* as long as a killed node's lease lasts */
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(run_at(0)->id, "A");
+}
+
+static const char odd[] = "{p}{ids} %s %lld %% 'quoted' \"double\" back\\slash \\' ; -- \xC3\xA4\n";
+
+static void test_batches(void **state)
+{
+    char *large = apr_palloc(db.pool, 300001);
+    int count = 1203;
+
+    (void)state;
+    memset(large, 'x', 300000);
+    large[300000] = '\0';
+    for (int i = 1; i <= count; i++) {
+        webhook_queue_add(webhook->queue, apr_psprintf(db.pool, "it's %d", i), "mdm.Connect",
+                          i == 600 ? large : apr_psprintf(db.pool, "%d %s", i, odd));
+    }
+    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
+    assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_db(&db,
+              COUNT " WHERE webhook = '" URL "' AND topic = 'mdm.Connect'"
+                    " AND id = 'it''s ' || seq AND due_ms > 1700000000000",
+              "1203");
+    assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE seq = 1203",
+              apr_psprintf(db.pool, "1203 %s", odd));
+    assert_db(&db, "SELECT length(event) FROM mdm_webhook_outbox WHERE seq = 600", "300000");
+    /* a database that is away keeps them in memory, in their order */
+    webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "1");
+    webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "2");
+    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME COLUMN topic TO away");
+    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE);
+    assert_int_equal(webhook_queue_length(webhook->queue), 2);
+    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME COLUMN away TO topic");
+    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
+    assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE id = 'LAST' ORDER BY seq", "1\n2");
+}
+
+/* What does not fit is lost, which is counted and told once. */
+static void test_memory_is_bounded(void **state)
+{
+    char *large = apr_palloc(db.pool, 1024 * 1024 + 1);
+    hooks_run_t *run;
+
+    (void)state;
+    webhook = new_webhook(0, 1);
+    source = webhook_queue_source(webhook->queue);
+    memset(large, 'x', 1024 * 1024);
+    large[1024 * 1024] = '\0';
+    for (int i = 0; i < 70; i++) {
+        webhook_queue_add(webhook->queue, "A", "mdm.Connect", large);
+    }
+    assert_int_equal(webhook_queue_length(webhook->queue), 63);
+    service_webhook_flush(webhook);
+    assert_non_null(strstr(logged, "7 events were lost: too many wait in memory"));
+    logged = NULL;
+    service_webhook_flush(webhook);
+    assert_null(logged);
+    assert_int_equal(claim(8), 1);
+    run = run_at(0);
+    run->done = 1;
+    assert_int_equal(settle(run), APR_SUCCESS);
+    webhook_queue_add(webhook->queue, "A", "mdm.Connect", "fits again");
+    assert_int_equal(webhook_queue_length(webhook->queue), 63);
+    assert_int_equal(webhook_queue_lost(webhook->queue), 0);
+    webhook_queue_free(webhook_queue_take(webhook->queue, 63, SIZE_MAX));
+    for (int i = 0; i < 100001; i++) {
+        webhook_queue_add(webhook->queue, "A", "mdm.Connect", "small");
+    }
+    assert_int_equal(webhook_queue_length(webhook->queue), 100000);
+    assert_int_equal(webhook_queue_lost(webhook->queue), 1);
+}
+
+static void test_memory_order(void **state)
+{
+    hooks_run_t *first;
+    apr_time_t due;
+
+    (void)state;
+    webhook = new_webhook(apr_time_from_msec(1), 1);
+    source = webhook_queue_source(webhook->queue);
+    webhook_queue_add(webhook->queue, "A", "mdm.Connect", "A 1");
+    webhook_queue_add(webhook->queue, "A", "mdm.Connect", "A 2");
+    webhook_queue_add(webhook->queue, "B", "mdm.Connect", "B 1");
+    assert_int_equal(claim(8), 2);
+    first = run_at(0);
+    assert_string_equal(load(first), "A 1");
+    assert_string_equal(load(run_at(1)), "B 1");
+    run_at(1)->done = 1;
+    assert_int_equal(settle(run_at(1)), APR_SUCCESS);
+    assert_int_equal(claim(8), 0); /* A 1 is on its way */
+    first->error = "no";
+    assert_int_equal(settle(first), APR_SUCCESS);
+    due = again;
+    assert_int_equal(claim(8), 0); /* it waits, and A 2 behind it */
+    apr_sleep(due - apr_time_now());
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "A 1");
+    run_at(0)->error = "never";
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    assert_non_null(strstr(logged, "is given up"));
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "A 2");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failure_waits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_untried_keeps_failures, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_retry_ends, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hopeless, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unknown_claim, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unread, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lost_lease, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_backlog, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_another_node, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memory_order, setup, teardown),
+    };
+
+    apr_initialize();
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
