@@ -21,13 +21,12 @@
 #include <unistd.h>
 #include <util_mutex.h>
 
+#include "mdm_log.h"
+
 #define MUTEX_TYPE "nanomdm-dump"
 
 /* How long a record may wait for those of others and for the program at the end of the pipe. */
 #define WAIT_MS 1000
-
-/* How often each process tells of dropped records. */
-#define TELL_SECONDS 10
 
 struct nanomdm_dump_t {
     const char *name;
@@ -36,8 +35,8 @@ struct nanomdm_dump_t {
 
     /* of this process */
     apr_uint32_t stuck;   /* the last record was dropped: the next one does not wait */
-    apr_uint32_t dropped; /* records, since that was last told */
-    apr_uint32_t told_at; /* seconds */
+    apr_uint32_t dropped; /* records, since that was told */
+    apr_uint32_t told;    /* for mdm_log_due() */
 };
 
 /* While one configuration is read, by one thread; then only looked at. */
@@ -243,20 +242,6 @@ static int write_record(nanomdm_dump_t *dump, struct iovec *parts, int count)
     return error;
 }
 
-/* Not of each one: at the first, and then once in a while. */
-static void tell_dropped(request_rec *r, nanomdm_dump_t *dump, int error)
-{
-    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
-    apr_uint32_t told = apr_atomic_read32(&dump->told_at);
-
-    if (now - told >= TELL_SECONDS && apr_atomic_cas32(&dump->told_at, now, told) == told) {
-        ap_log_rerror(APLOG_MARK, error != 0 ? APLOG_ERR : APLOG_WARNING, error, r,
-                      "NanoMDMDump: %s %s: records that this process has dropped%s: %u", dump->name,
-                      error != 0 ? "does not take more" : "takes more again",
-                      told != 0 ? " since it last told" : "", apr_atomic_xchg32(&dump->dropped, 0));
-    }
-}
-
 /* Each record begins with a line end: the one before may be cut, by lack of space or of time, or
  * with its process. */
 void nanomdm_dump(request_rec *r, const char *enrollment_id, const char *direction,
@@ -286,7 +271,10 @@ void nanomdm_dump(request_rec *r, const char *enrollment_id, const char *directi
     if (error != 0) {
         apr_atomic_inc32(&dump->dropped);
     }
-    if (apr_atomic_read32(&dump->dropped) != 0) {
-        tell_dropped(r, dump, error);
+    if (apr_atomic_read32(&dump->dropped) != 0 && mdm_log_due(&dump->told)) {
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, error, r,
+                      "NanoMDMDump: %s: records that this process has dropped since it last said "
+                      "so: %u",
+                      dump->name, apr_atomic_xchg32(&dump->dropped, 0));
     }
 }

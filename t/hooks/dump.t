@@ -149,15 +149,12 @@ sub seconds {
     kill 'STOP', $pid;
     cmp_ok(my $hung = seconds('pipe'), '<', $usual * 2 + 12, 'a program that stands still does not hold them up')
         or diag("usually $usual");
-    log_like($mark, qr/NanoMDMDump: \|\Q$program\E.* does not take more: .* dropped/, '… but loses records, which is told');
+    log_like($mark, qr/NanoMDMDump: \|\Q$program\E.* dropped since/, '… but loses records, which is told');
     cmp_ok(scalar(() = log_since($mark) =~ /dropped/g), '<', 30, '… not each time');
-    $mark = log_mark();
     kill 'CONT', $pid;
     my $n = 0;
     ok((eventually { $n++; report($device, Text => "again-$n-", -host => 'pipe'); slurp($piped) =~ /again-$n-/ } 10),
         'records go on when it does');
-    ok((eventually { report($device, -host => 'pipe'); log_since($mark) =~ /NanoMDMDump: \|\Q$program\E.* takes more again/ } 30),
-        '… which is told');
     unlike(slurp($piped), qr/[^\n]== \d{4}-\d\d-\d\dT/, '… each on a line of its own');
 
     kill 'KILL', $pid;
