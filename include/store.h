@@ -287,6 +287,9 @@ apr_status_t store_outbox_wait(store_tx_t *tx, const char *webhook, const char *
  * STORE_OUTBOX_RUN_MAX. */
 apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *id,
                               apr_array_header_t *seqs, apr_pool_t *pool);
+/** The first of an enrollment's events behind this one. @return APR_ENOENT if there is none */
+apr_status_t store_outbox_after(store_tx_t *tx, const char *webhook, const char *id,
+                                const char *after, const char **seq, apr_pool_t *pool);
 /** @return APR_ENOENT if it is gone */
 apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **event,
                                apr_pool_t *pool);

@@ -8,7 +8,7 @@
  * events sent one by one, and is settled, with others, in one go. An event that fails ends its run;
  * the source has it come again later. A long run makes room for others after a while. When nothing
  * but failures comes from the receiver, nothing is claimed for a while: then it is tried with a
- * single run.
+ * single run; one that answers is asked for more at a time, since it may only refuse some.
  */
 #include <apr_atomic.h>
 #include <apr_general.h>
@@ -34,6 +34,8 @@
 #define ABSENCE_WEIGHT 8
 #define PAUSE_MIN apr_time_from_sec(1)
 #define PAUSE_MAX apr_time_from_sec(30)
+/* Of a receiver that answers. */
+#define PAUSE_REFUSAL apr_time_from_sec(1)
 
 typedef struct slot_t {
     CURL *easy;
@@ -59,6 +61,7 @@ struct hooks_deliverer_t {
     apr_time_t look;  /* when to look again */
     apr_time_t pause; /* until when the receiver is left alone; 0: it is not down */
     int weight;       /* of the failures since the last success */
+    int absent;       /* at the last one it did not answer */
     int pauses;       /* since then */
 };
 
@@ -144,6 +147,7 @@ static void note_success(hooks_deliverer_t *d)
     }
     d->pause = 0;
     d->weight = 0;
+    d->absent = 0;
     d->pauses = 0;
 }
 
@@ -155,6 +159,7 @@ static void note_failure(hooks_deliverer_t *d, const hooks_run_t *run, int weigh
             "webhook %s: an event of enrollment \"%s\" was not delivered and will be tried again: "
             "%s",
             d->name, run->id, run->error);
+    d->absent = weight == ABSENCE_WEIGHT;
     if (d->weight < DOWN_WEIGHT) {
         d->weight += weight;
     }
@@ -163,8 +168,12 @@ static void note_failure(hooks_deliverer_t *d, const hooks_run_t *run, int weigh
     }
     if (d->pause == 0) {
         mdm_log(MDM_LOG_WARNING, 0, "webhook %s is down: its events wait", d->name);
-        end_waiting(d);
     }
+    if (!d->absent) {
+        d->pause = apr_time_now() + PAUSE_REFUSAL;
+        return;
+    }
+    end_waiting(d);
     for (int i = 0; i < d->pauses && pause < PAUSE_MAX; i++) {
         pause *= 2;
     }
@@ -205,7 +214,7 @@ static void settle(hooks_deliverer_t *d)
 static void claim(hooks_deliverer_t *d)
 {
     apr_time_t now = apr_time_now();
-    int max = d->pause != 0 ? 1 : CLAIM_MAX;
+    int max = d->pause != 0 && d->absent ? 1 : CLAIM_MAX;
     int woken = apr_atomic_xchg32(&d->woken, 0) != 0;
     apr_time_t again = 0;
 

@@ -278,7 +278,8 @@ static apr_status_t child_cleanup(void *data)
     if (child->threaded) { /* else this is a signal handler, which may not */
         ap_log_error(APLOG_MARK, APLOG_INFO, 0, log_server, "child stopping");
     }
-    all = stop_all(child->loops, end) & stop_all(child->workers, end);
+    all = stop_all(child->loops, end);
+    all &= stop_all(child->workers, end);
     if (all && child->threaded) {
         free_all(child->loops);
         free_all(child->workers);

@@ -35,6 +35,7 @@ static apr_status_t webhook_cleanup(void *data)
         mdm_log(MDM_LOG_WARNING, 0, "webhook %s: %d events were lost at the end of a process",
                 webhook->config.name, left);
     }
+    apr_pool_destroy(webhook->pool);
     return APR_SUCCESS;
 }
 
@@ -48,12 +49,15 @@ apr_status_t service_webhook_create(service_webhook_t **out, const service_webho
 
     webhook->config = *config;
     webhook->store = store;
-    webhook->held = apr_hash_make(pool);
     apr_escape_hex(webhook->owner, random, sizeof(random), 0, NULL);
     if (status == APR_SUCCESS) {
         status = webhook_queue_create(&webhook->queue, config, pool);
     }
     if (status == APR_SUCCESS) {
+        status = apr_pool_create_unmanaged_ex(&webhook->pool, NULL, NULL);
+    }
+    if (status == APR_SUCCESS) {
+        webhook->held = apr_hash_make(webhook->pool);
         apr_pool_cleanup_register(pool, webhook, webhook_cleanup, apr_pool_cleanup_null);
         source = config->memory ? webhook_queue_source(webhook->queue) : webhook_outbox(webhook);
         status = hooks_deliverer_create(&webhook->deliverer, &config->target, &source, pool);

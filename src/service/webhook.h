@@ -15,6 +15,7 @@ struct service_webhook_t {
     store_t *store;
     webhook_queue_t *queue; /* in memory: all events, or those of idle devices for the database */
     hooks_deliverer_t *deliverer;
+    apr_pool_t *pool;  /* of the deliverer's thread */
     char owner[33];    /* of leases */
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */

@@ -3,9 +3,14 @@
  */
 /* Events in the database, as a source for the deliverer: leases on enrollments, so that one node at
  * a time delivers each one's events; if that node dies, another has them once the lease is over.
+ *
+ * So that transactions do not block each other, each goes through enrollments in the order of their
+ * ids, and locks the lease of one, by changing it or trying to, before it changes its events.
  */
 #include <apr_hash.h>
 #include <apr_strings.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "mdm_log.h"
 #include "webhook.h"
@@ -51,9 +56,8 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 typedef struct claim_t {
     service_webhook_t *webhook;
     int max;
-    apr_array_header_t *due;  /* store_due_t */
-    apr_array_header_t *ids;  /* those to try, sorted */
-    apr_array_header_t *held; /* those that are here already and fill the list with others' */
+    apr_array_header_t *due; /* store_due_t */
+    apr_array_header_t *ids; /* those to try, and those that are here and stand before others' */
     apr_array_header_t *runs;
     apr_time_t begun;          /* no lease is from before */
     apr_interval_time_t again; /* 0: others have none */
@@ -73,28 +77,33 @@ static int is_full(const claim_t *c)
     return c->due->nelts == DUE_MAX;
 }
 
-/* The first ones that are not here already, each once; in an order that all nodes have, since each
- * locks its lease. Where there may be more behind, those that are here must not stand before them.
- */
+static const hooks_run_t *get_held(const claim_t *c, const char *id)
+{
+    return apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING);
+}
+
+/* The first ones that are not here already, each once. Where there may be more behind, those that
+ * are here must not stand before them. In the order that everybody has who locks leases. */
 static void choose_ids(claim_t *c, apr_pool_t *pool)
 {
     apr_hash_t *seen = apr_hash_make(pool);
+    int fresh = 0;
 
     c->ids = apr_array_make(pool, c->max, sizeof(const char *));
-    c->held = apr_array_make(pool, 4, sizeof(const char *));
     for (int i = 0; i < c->due->nelts; i++) {
         const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
-        const hooks_run_t *held = apr_hash_get(c->webhook->held, id, APR_HASH_KEY_STRING);
+        const hooks_run_t *held = get_held(c, id);
 
-        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL) {
+        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL ||
+            !(held != NULL ? is_full(c) : fresh < c->max)) {
             continue;
         }
-        if (held != NULL ? is_full(c) : c->ids->nelts < c->max) {
-            apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
-            APR_ARRAY_PUSH(held != NULL ? c->held : c->ids, const char *) = id;
-        }
-        if (held != NULL && is_full(c)) {
+        apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
+        APR_ARRAY_PUSH(c->ids, const char *) = id;
+        if (held != NULL) {
             ((outbox_run_t *)held->events)->postponed = 1;
+        } else {
+            fresh++;
         }
     }
     store_sort_ids(c->ids);
@@ -156,10 +165,36 @@ static void drop_runs(apr_array_header_t *runs)
     apr_array_clear(runs);
 }
 
+static apr_status_t claim_id(store_tx_t *tx, claim_t *c, const char *id, apr_pool_t *pool)
+{
+    const service_webhook_t *webhook = c->webhook;
+    apr_interval_time_t left;
+    apr_status_t status =
+        store_outbox_lease(tx, webhook->config.name, id, webhook->owner, LEASE_TIME,
+                           is_full(c) ? ROOM_DELAY : BUSY_DELAY, &left, pool);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    return left > 0 ? postpone(tx, c, id, left, pool) : add_run(tx, c, id);
+}
+
+/* Until our lease ends; settling has them come sooner. */
+static apr_status_t make_room(store_tx_t *tx, claim_t *c, const char *id, apr_pool_t *pool)
+{
+    const service_webhook_t *webhook = c->webhook;
+    apr_status_t status =
+        store_outbox_renew(tx, webhook->config.name, id, webhook->owner, LEASE_TIME, pool);
+
+    if (status != APR_SUCCESS) {
+        return status == APR_ENOENT ? APR_SUCCESS : status; /* it has gone to another node */
+    }
+    return postpone(tx, c, id, LEASE_TIME, pool);
+}
+
 static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     claim_t *c = baton;
-    const service_webhook_t *webhook = c->webhook;
     apr_status_t status = APR_SUCCESS;
 
     drop_runs(c->runs); /* of an attempt before this one */
@@ -167,17 +202,8 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     c->again = 0;
     for (int i = 0; i < c->ids->nelts && status == APR_SUCCESS; i++) {
         const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
-        apr_interval_time_t left;
 
-        status = store_outbox_lease(tx, webhook->config.name, id, webhook->owner, LEASE_TIME,
-                                    is_full(c) ? ROOM_DELAY : BUSY_DELAY, &left, pool);
-        if (status == APR_SUCCESS) {
-            status = left > 0 ? postpone(tx, c, id, left, pool) : add_run(tx, c, id);
-        }
-    }
-    for (int i = 0; i < c->held->nelts && status == APR_SUCCESS; i++) {
-        /* Until our lease ends; settling has them come sooner. */
-        status = postpone(tx, c, APR_ARRAY_IDX(c->held, i, const char *), LEASE_TIME, pool);
+        status = get_held(c, id) != NULL ? make_room(tx, c, id, pool) : claim_id(tx, c, id, pool);
     }
     if (c->again != 0 && is_full(c)) {
         c->again = 1; /* there may be others behind those that were postponed: at once */
@@ -193,7 +219,7 @@ static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
         return status;
     }
     choose_ids(c, pool);
-    if (c->ids->nelts == 0 && c->held->nelts == 0) {
+    if (c->ids->nelts == 0) {
         return APR_SUCCESS;
     }
     status = store_write(c->webhook->store, claim_work, c, pool);
@@ -317,12 +343,12 @@ static apr_status_t let_wait(store_tx_t *tx, settle_t *s, const hooks_run_t *run
 static apr_status_t bury(store_tx_t *tx, const settle_t *s, const hooks_run_t *run,
                          apr_pool_t *pool)
 {
-    apr_status_t status = store_outbox_bury(tx, SEQ(run, run->done), run->error, pool);
+    apr_status_t status =
+        store_outbox_release(tx, s->webhook->config.name, run->id, s->webhook->owner);
 
     ((outbox_run_t *)run->events)->buried = 1;
-    return status == APR_SUCCESS
-               ? store_outbox_release(tx, s->webhook->config.name, run->id, s->webhook->owner)
-               : status;
+    return status == APR_SUCCESS ? store_outbox_bury(tx, SEQ(run, run->done), run->error, pool)
+                                 : status;
 }
 
 /* @return APR_ENOENT: its events are another node's by now */
@@ -355,7 +381,7 @@ static apr_status_t note_failure(store_tx_t *tx, settle_t *s, const hooks_run_t 
 static apr_status_t hurry_rest(store_tx_t *tx, const settle_t *s, const hooks_run_t *run, int next,
                                apr_pool_t *pool)
 {
-    apr_array_header_t *seqs;
+    const char *seq;
     apr_status_t status;
 
     if (next < run->count) {
@@ -364,50 +390,56 @@ static apr_status_t hurry_rest(store_tx_t *tx, const settle_t *s, const hooks_ru
     if (!((const outbox_run_t *)run->events)->postponed && run->count < STORE_OUTBOX_RUN_MAX) {
         return APR_SUCCESS;
     }
-    seqs = apr_array_make(pool, STORE_OUTBOX_RUN_MAX, sizeof(const char *));
-    status = store_outbox_run(tx, s->webhook->config.name, run->id, seqs, pool);
-    return status == APR_SUCCESS && seqs->nelts > 0
-               ? store_outbox_hurry(tx, APR_ARRAY_IDX(seqs, 0, const char *))
-               : status;
+    status = store_outbox_after(tx, s->webhook->config.name, run->id, SEQ(run, run->count - 1),
+                                &seq, pool);
+    if (status != APR_SUCCESS) {
+        return status == APR_ENOENT ? APR_SUCCESS : status;
+    }
+    return store_outbox_hurry(tx, seq);
 }
 
-static apr_status_t settle_run(store_tx_t *tx, settle_t *s, const hooks_run_t *run,
-                               apr_pool_t *pool)
+/* The lease, and what comes after the events that have arrived. */
+static apr_status_t end_run(store_tx_t *tx, settle_t *s, const hooks_run_t *run, apr_pool_t *pool)
 {
     const char *name = s->webhook->config.name;
-    const char *owner = s->webhook->owner;
     outbox_run_t *events = run->events;
-    apr_status_t status = APR_SUCCESS;
+    apr_status_t status;
 
     events->buried = 0;
-    for (int i = 0; i < run->done && status == APR_SUCCESS; i++) {
-        status = store_outbox_delete(tx, SEQ(run, i));
-    }
-    if (status != APR_SUCCESS) {
-        return status;
-    }
     if (run->error != NULL || events->unread) {
         status = note_failure(tx, s, run, pool);
         if (status != APR_SUCCESS || !events->buried) {
             return status == APR_ENOENT ? APR_SUCCESS : status;
         }
     } else if (run->done == 0) {
-        status = store_outbox_return(tx, name, run->id, owner);
+        status = store_outbox_return(tx, name, run->id, s->webhook->owner);
     } else {
-        status = store_outbox_release(tx, name, run->id, owner);
+        status = store_outbox_release(tx, name, run->id, s->webhook->owner);
     }
     return status == APR_SUCCESS ? hurry_rest(tx, s, run, run->done + events->buried, pool)
                                  : status;
 }
 
+static int compare_runs(const void *a, const void *b)
+{
+    return strcmp((*(hooks_run_t *const *)a)->id, (*(hooks_run_t *const *)b)->id);
+}
+
 static apr_status_t settle_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     settle_t *s = baton;
+    apr_array_header_t *runs = apr_array_copy(pool, s->runs);
     apr_status_t status = APR_SUCCESS;
 
     s->again = 0;
-    for (int i = 0; i < s->runs->nelts && status == APR_SUCCESS; i++) {
-        status = settle_run(tx, s, APR_ARRAY_IDX(s->runs, i, hooks_run_t *), pool);
+    qsort(runs->elts, (size_t)runs->nelts, sizeof(hooks_run_t *), compare_runs);
+    for (int i = 0; i < runs->nelts && status == APR_SUCCESS; i++) {
+        const hooks_run_t *run = APR_ARRAY_IDX(runs, i, hooks_run_t *);
+
+        status = end_run(tx, s, run, pool);
+        for (int k = 0; k < run->done && status == APR_SUCCESS; k++) {
+            status = store_outbox_delete(tx, SEQ(run, k));
+        }
     }
     return status;
 }
@@ -470,6 +502,76 @@ static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return store_outbox_add_all(tx, events);
 }
 
+static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const char *unused;
+
+    (void)baton;
+    return store_outbox_load(tx, "0", &unused, pool);
+}
+
+/* Whether the database answers: what it does not take then, it refuses. */
+static int answers(service_webhook_t *webhook, apr_pool_t *pool)
+{
+    return store_read(webhook->store, probe_work, NULL, pool) != MDM_EUNAVAILABLE;
+}
+
+static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_t *first,
+                                apr_pool_t *pool)
+{
+    flush_t flush = {webhook, first};
+    apr_status_t status = store_write(webhook->store, flush_work, &flush, pool);
+
+    apr_pool_clear(pool);
+    return status;
+}
+
+static void lose(const service_webhook_t *webhook, webhook_entry_t *refused)
+{
+    for (const webhook_entry_t *entry = refused; entry != NULL; entry = entry->next) {
+        mdm_log(MDM_LOG_ERR, 0,
+                "webhook %s: an event of enrollment \"%s\" is lost, since the database does not "
+                "take it; the warnings before this say why",
+                webhook->config.name, entry->id);
+    }
+    webhook_queue_free(refused);
+}
+
+/* The events of a batch that the database did not take, one by one. Those that it does not take
+ * then would hold up all others for ever; if it takes none, it is the database that is at fault. */
+static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
+                                 apr_pool_t *pool)
+{
+    webhook_entry_t **link = &first;
+    apr_status_t status = APR_SUCCESS;
+    int taken = 0;
+
+    while (*link != NULL && status == APR_SUCCESS) {
+        webhook_entry_t *entry = *link;
+        webhook_entry_t *next = entry->next;
+
+        entry->next = NULL;
+        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
+            taken++;
+            webhook_queue_free(entry);
+            *link = next;
+        } else {
+            status = answers(webhook, pool) ? APR_SUCCESS : MDM_EUNAVAILABLE;
+            entry->next = next;
+            link = &entry->next;
+        }
+    }
+    if (first == NULL) {
+        return APR_SUCCESS;
+    }
+    if (status == APR_SUCCESS && taken > 0) {
+        lose(webhook, first);
+        return APR_SUCCESS;
+    }
+    webhook_queue_put_back(webhook->queue, first);
+    return MDM_EUNAVAILABLE;
+}
+
 apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
 {
     apr_status_t status = APR_SUCCESS;
@@ -479,15 +581,14 @@ apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
     while (status == APR_SUCCESS &&
            (first = webhook_queue_take(webhook->queue, FLUSH_MAX, FLUSH_SIZE_MAX)) != NULL) {
-        flush_t flush = {webhook, first};
-
-        status = store_write(webhook->store, flush_work, &flush, pool);
+        status = store_batch(webhook, first, pool);
         if (status == APR_SUCCESS) {
             webhook_queue_free(first);
+        } else if (answers(webhook, pool)) {
+            status = store_singly(webhook, first, pool);
         } else {
             webhook_queue_put_back(webhook->queue, first);
         }
-        apr_pool_clear(pool);
     }
     apr_pool_destroy(pool);
     return status;

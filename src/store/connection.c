@@ -363,8 +363,9 @@ apr_status_t store_open(store_t **out, const store_config_t *config, const char 
     store->config = *config;
     store->dialect = dialect_get(config->driver);
     if (store->dialect->reconnects) {
-        /* Reconnecting loses prepared statements, and a transaction that had begun. */
-        store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0", NULL);
+        /* Reconnecting loses prepared statements, and a transaction that had begun. With its only
+         * flag, rows count as changed that were not. */
+        store->config.params = apr_pstrcat(pool, config->params, ",reconnect=0,flags=0", NULL);
     }
     status = apr_dbd_get_driver(pool, config->driver, &store->driver);
     if (status == APR_SUCCESS && store->dialect->single_writer && !config->read_only) {

@@ -11,11 +11,11 @@
 
 #define PQERRORS_VERBOSE 2
 
-/* The driver has one code for everything, and the server's texts are in its language: so they are
- * to begin with the SQLSTATE. */
 /* The clock in milliseconds. */
 #define NOW "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
 
+/* The driver has one code for everything, and the server's texts are in its language: so they are
+ * to begin with the SQLSTATE. */
 static void connected(void *native)
 {
     int (*set_verbosity)(void *, int);
@@ -35,7 +35,16 @@ static int is_busy(int code, const char *reason)
            (strstr(reason, " 40P01: ") != NULL || strstr(reason, " 40001: ") != NULL);
 }
 
+/* What the driver escapes, it escapes for this. */
+#define PLAIN_STRINGS "SET standard_conforming_strings = on"
+
+static const char *const settings[] = {
+    PLAIN_STRINGS,
+    NULL,
+};
+
 static const char *const read_settings[] = {
+    PLAIN_STRINGS,
     "SET default_transaction_read_only = on",
     NULL,
 };
@@ -43,6 +52,7 @@ static const char *const read_settings[] = {
 const dialect_t dialect_pgsql = {
     .driver = "pgsql",
     .package = "libaprutil1-dbd-pgsql",
+    .settings = settings,
     .read_settings = read_settings,
     .begin = "BEGIN",
     .schema = schema_pgsql_sql,

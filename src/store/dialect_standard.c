@@ -196,6 +196,9 @@ static const char *const dialect_standard[STMT_COUNT] = {
     [STMT_OUTBOX_RUN] = "SELECT seq FROM {p}mdm_webhook_outbox"
                         " WHERE webhook = %s AND id = %s AND due_ms IS NOT NULL"
                         " ORDER BY webhook, id, seq LIMIT 1000",
+    [STMT_OUTBOX_AFTER] = "SELECT seq FROM {p}mdm_webhook_outbox"
+                          " WHERE webhook = %s AND id = %s AND seq > %lld AND due_ms IS NOT NULL"
+                          " ORDER BY webhook, id, seq LIMIT 1",
     [STMT_OUTBOX_LOAD] = "SELECT event FROM {p}mdm_webhook_outbox WHERE seq = %lld",
     [STMT_OUTBOX_DELETE] = "DELETE FROM {p}mdm_webhook_outbox WHERE seq = %lld",
     [STMT_OUTBOX_BURY] =

@@ -99,6 +99,9 @@ apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char 
     if (status == APR_SUCCESS && row[0] != NULL && row[1] != NULL && *row[0] == '-') {
         *left = apr_time_from_msec(apr_atoi64(row[1])); /* nobody has it: it has to wait */
     }
+    if (*left <= 0) { /* its time has come just now, or somebody has it whom a snapshot hides */
+        *left = busy;
+    }
     return status == APR_ENOENT ? APR_SUCCESS : status;
 }
 
@@ -158,6 +161,12 @@ apr_status_t store_outbox_run(store_tx_t *tx, const char *webhook, const char *i
                               apr_array_header_t *seqs, apr_pool_t *pool)
 {
     return dbd_load_rows(tx, STMT_OUTBOX_RUN, DBD_ARGS(webhook, id), seqs, pool);
+}
+
+apr_status_t store_outbox_after(store_tx_t *tx, const char *webhook, const char *id,
+                                const char *after, const char **seq, apr_pool_t *pool)
+{
+    return dbd_load(tx, STMT_OUTBOX_AFTER, DBD_ARGS(webhook, id, after), 1, seq, pool);
 }
 
 apr_status_t store_outbox_load(store_tx_t *tx, const char *seq, const char **event,

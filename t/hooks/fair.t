@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A webhook is shared by all enrollments: one with hundreds of events, or with thousands that another
-# node has taken, does not hold up the others.
+# node has taken, or many whose events are refused, do not hold up the others.
 
 use strict;
 use warnings FATAL => 'all';
@@ -53,6 +53,18 @@ $receiver->up;
 ok(&eventually(sub { scalar $receiver->requests }, 40), 'hundreds of events of one enrollment, a slow receiver');
 cmp_ok(arrival('Authenticate'), '<', 5, "… another's event does not wait for them");
 db(q(DELETE FROM mdm_webhook_outbox WHERE id = 'MANY'));
+
+# A receiver that refuses what some say is not down for others.
+$receiver->answer(status => 500, match => 'REFUSED');
+db('INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES '
+    . join(', ', ("(?, ?, 'mdm.Connect', ?, 1)") x 60),
+    map { ($url, "REFUSED-$_", qq({"topic":"mdm.Connect","event_id":"REFUSED-$_","created_at":"x",)
+        . qq("acknowledge_event":{"raw_payload":""}}\n)) } 1 .. 60);
+my $refused = sub { scalar(grep { $_->{body} =~ /REFUSED/ } $receiver->requests) };
+ok(&eventually(sub { $refused->() > 90 }, 30), 'many enrollments whose events are refused') or diag($refused->());
+cmp_ok(arrival('CheckOut'), '<', 5, "… do not hold up another's");
+db(q(DELETE FROM mdm_webhook_outbox WHERE id LIKE 'REFUSED%'));
+db(q(DELETE FROM mdm_webhook_leases WHERE id LIKE 'REFUSED%'));
 
 $receiver->answer(status => 200);
 my $hour = int(1000 * (time + 3600));

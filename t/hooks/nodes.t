@@ -59,6 +59,23 @@ my %connections = map { ($_->{id} => 1) } $receiver->requests;
 cmp_ok(scalar keys %connections, '>', 4, '… by more connections than one process has');
 cmp_ok(scalar keys %connections, '<=', 16, '… which were kept') or diag(join ' ', sort keys %connections);
 
+# Much that waits, and the same leases for both: they do not block each other.
+my @mark = map { server($_); log_mark() } @node;
+for my $id (1 .. 150) {
+    db('INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES '
+        . join(', ', ("(?, 'MANY-$id', 'mdm.Connect', ?, 1)") x 20),
+        map { ($url, qq({"topic":"mdm.Connect","event_id":"MANY-$id-$_","created_at":"x",)
+            . qq("acknowledge_event":{"ids":{"id":"MANY-$id"},"command_uuid":"$_","raw_payload":""}}\n)) } 1 .. 20);
+}
+$said{"MANY-$_"} = [1 .. 20] for 1 .. 150;
+$receiver->answer(status => 200);
+ok((eventually { !waiting() } 90), '3,000 events of 150 enrollments') or diag(waiting());
+is_deeply(arrived(), \%said, '… in order, and once');
+for my $i (0, 1) {
+    server($node[$i]);
+    log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205/, 'no deadlock');
+}
+
 # One of them is gone, in an orderly way: the other has its events at once.
 $receiver->answer(status => 200, delay => 0.3);
 for my $round (1 .. 3) {

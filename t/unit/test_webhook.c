@@ -376,12 +376,37 @@ static void test_batches(void **state)
     /* a database that is away keeps them in memory, in their order */
     webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "1");
     webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "2");
-    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME COLUMN topic TO away");
+    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME TO away");
     assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE);
     assert_int_equal(webhook_queue_length(webhook->queue), 2);
-    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME COLUMN away TO topic");
+    db_exec(&db, "ALTER TABLE away RENAME TO mdm_webhook_outbox;"
+                 "CREATE TRIGGER full BEFORE INSERT ON mdm_webhook_outbox"
+                 " BEGIN SELECT RAISE(ABORT, 'no room'); END");
+    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE); /* takes none at all */
+    assert_int_equal(webhook_queue_length(webhook->queue), 2);
+    db_exec(&db, "DROP TRIGGER full");
     assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
     assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE id = 'LAST' ORDER BY seq", "1\n2");
+}
+
+/* One that the database does not take is lost, alone. */
+static void test_refused_event(void **state)
+{
+    (void)state;
+    db_exec(&db, "CREATE TRIGGER refuse BEFORE INSERT ON mdm_webhook_outbox"
+                 " WHEN NEW.event LIKE 'POISON%' BEGIN SELECT RAISE(ABORT, 'refused'); END");
+    for (int i = 1; i <= 200; i++) {
+        webhook_queue_add(webhook->queue, "A", "mdm.Connect",
+                          i % 100 == 50 ? "POISON" : apr_psprintf(db.pool, "%d", i));
+    }
+    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
+    assert_non_null(strstr(logged, "an event of enrollment \"A\" is lost"));
+    assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_db(&db, COUNT, "198");
+    assert_db(&db,
+              "SELECT count(*) FROM mdm_webhook_outbox AS a JOIN mdm_webhook_outbox AS b"
+              " ON b.seq = a.seq + 1 WHERE CAST(b.event AS INTEGER) <= CAST(a.event AS INTEGER)",
+              "0");
 }
 
 /* What does not fit is lost, which is counted and told once. */
@@ -465,6 +490,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_backlog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_another_node, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_event, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_order, setup, teardown),
     };
