@@ -14,8 +14,8 @@
 #define LEASE_TIME apr_time_from_sec(120)
 #define LEASE_LEFT apr_time_from_sec(45)
 
-/* What one statement stores. */
-#define FLUSH_MAX 500
+/* What one statement stores: enough to be cheap, not so much that requests notice. */
+#define FLUSH_MAX 64
 #define FLUSH_SIZE_MAX ((apr_size_t)256 * 1024)
 
 typedef struct outbox_run_t {

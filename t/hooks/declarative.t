@@ -206,12 +206,12 @@ $server->answer(raw => "nonsense\r\n\r\n");
 is_status(declarative($device, 'tokens'), 502, 'nonsense');
 $server->answer(raw => '');
 is_status(declarative($device, 'tokens'), 502, 'closing early');
-$server->answer(status => 200, delay => 3, @signed);
+$server->answer(status => 200, delay => 5, @signed);
 {
     # four at once wait, with two connections to the database
     my $since = time;
     my @said = at_once((sub { declarative($device, 'tokens')->{status} }) x 4,
-        sub { select undef, undef, undef, 1; my $t = time; my $s = report($user)->{status}; $s . (time - $t < 1 ? ' at once' : ' late') });
+        sub { select undef, undef, undef, 1; my $t = time; my $s = report($user)->{status}; $s . (time - $t < 2.5 ? ' at once' : ' late') });
     is("@said", '200 200 200 200 200 at once', 'no database connection is held while waiting');
 }
 $server->down;

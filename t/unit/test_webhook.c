@@ -25,6 +25,7 @@ static store_t *store;
 static service_webhook_t *webhook;
 static hooks_source_t source;
 static apr_array_header_t *runs;
+static apr_array_header_t *unsettled;
 static apr_time_t again;
 static const char *logged;
 
@@ -58,12 +59,16 @@ static int setup(void **state)
     webhook = new_webhook(0, 0);
     source = webhook_outbox(webhook);
     runs = apr_array_make(db.pool, 8, sizeof(hooks_run_t *));
+    unsettled = apr_array_make(db.pool, 8, sizeof(hooks_run_t *));
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
+    for (int i = 0; i < unsettled->nelts; i++) {
+        apr_pool_destroy(APR_ARRAY_IDX(unsettled, i, hooks_run_t *)->pool);
+    }
     db_teardown(&db);
     return 0;
 }
@@ -85,6 +90,7 @@ static int claim(int max)
     again = 0;
     apr_array_clear(runs);
     assert_int_equal(source.claim(source.baton, max, runs, &again), APR_SUCCESS);
+    apr_array_cat(unsettled, runs);
     return runs->nelts;
 }
 
@@ -101,8 +107,11 @@ static apr_status_t settle(hooks_run_t *run)
     APR_ARRAY_PUSH(ended, hooks_run_t *) = run;
     again = 0;
     status = source.settle(source.baton, ended, &again, db.pool);
-    if (status == APR_SUCCESS) {
-        apr_pool_destroy(run->pool);
+    for (int i = 0; status == APR_SUCCESS && i < unsettled->nelts; i++) {
+        if (APR_ARRAY_IDX(unsettled, i, hooks_run_t *) == run) {
+            APR_ARRAY_IDX(unsettled, i, hooks_run_t *) = *(hooks_run_t **)apr_array_pop(unsettled);
+            apr_pool_destroy(run->pool);
+        }
     }
     return status;
 }
@@ -330,6 +339,7 @@ static void test_another_node(void **state)
     add("A", 1);
     add("B", 1);
     assert_int_equal(theirs.claim(theirs.baton, 1, their_runs, &again), APR_SUCCESS);
+    apr_array_cat(unsettled, their_runs);
     assert_int_equal(their_runs->nelts, 1);
     assert_int_equal(claim(8), 1);
     assert_string_equal(run_at(0)->id, "B");
