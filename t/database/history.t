@@ -14,8 +14,7 @@ use NanoMDM::Database;
 use NanoMDM::Httpd;
 use NanoMDM::Test;
 
-my $httpd = server(NanoMDM::Httpd->new(config => <<'END'));
-NanoMDMHistory 10s
+my $config = <<'END';
 <Location "/mdm-header">
     SetHandler nanomdm
     NanoMDMIdentity header X-Client-Cert
@@ -28,23 +27,27 @@ NanoMDMHistory 10s
     Require valid-user
 </Location>
 END
+my $httpd = server(NanoMDM::Httpd->new(config => $config));
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
 
 my $pgsql = var('nanomdm_driver') eq 'pgsql';
 
-# Make rows look a day old, as far as a table has the times. PostgreSQL's triggers would renew them.
-sub age {
-    my ($table, $column, $where, @args) = @_;
-    my $yesterday = {
-        sqlite3 => "datetime('now', '-1 day')",
-        pgsql   => "LOCALTIMESTAMP - INTERVAL '1 day'",
-        mysql   => 'CURRENT_TIMESTAMP - INTERVAL 1 DAY',
+# Give rows a time of so many days from now. PostgreSQL's triggers would renew it.
+sub set_time {
+    my ($days, $table, $column, $where, @args) = @_;
+    my $time = {
+        sqlite3 => "datetime('now', '$days day')",
+        pgsql   => "LOCALTIMESTAMP + INTERVAL '$days day'",
+        mysql   => "CURRENT_TIMESTAMP + INTERVAL $days DAY",
     }->{ var('nanomdm_driver') };
     db("ALTER TABLE $table DISABLE TRIGGER USER") if $pgsql;
-    db("UPDATE $table SET $column = $yesterday WHERE $where", @args);
+    db("UPDATE $table SET $column = $time WHERE $where", @args);
     db("ALTER TABLE $table ENABLE TRIGGER USER") if $pgsql;
     return;
 }
+
+# Make rows look a day old, as far as a table has the times.
+sub age { return set_time(-1, @_) }
 
 # All of a command, everywhere.
 sub age_command {
@@ -104,8 +107,13 @@ answer($device, $not_now, 'NotNow');
 my $waiting = enqueue($device);
 
 age_command($_) for $finished, $failed, $shared, $active, $not_now, $waiting, @cleared;
-# the command itself is old, its result is not
+# the command itself is old, its result is not; nor will it be before all is seen, on a busy machine
 age('commands', 'created_at', 'command_uuid = ?', $young);
+set_time(1, $_, 'updated_at', 'command_uuid = ?', $young) for qw(enrollment_queue command_results);
+
+# only now: what new enrollments took back is looked for at a start, and then once a day
+$httpd->configure("NanoMDMHistory 10s\n$config");
+$httpd->signal('USR1');
 
 ok(&eventually(sub { !grep { rows('commands', $_) } $finished, $failed, $active, @cleared }, 25),
     'what ended long ago is gone');

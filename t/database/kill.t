@@ -115,7 +115,7 @@ my @texts = at_once(
     },
 );
 my ($calls, $faults) = split / /, $texts[0], 2;
-cmp_ok($calls, '>', 5, 'commands are queued all the time');
+cmp_ok($calls, '>', 1, 'commands are queued all the time');
 is($faults, '', '… and each is acknowledged in the end, with nothing but 200 and 503 on the way');
 my ($exit, $delivered, $again, $said) = split / /, $texts[1], 4;
 is($exit, 0, 'the devices find no fault') or diag($said);
