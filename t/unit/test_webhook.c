@@ -373,16 +373,12 @@ static void test_batches(void **state)
     assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE seq = 1203",
               apr_psprintf(db.pool, "1203 %s", odd));
     assert_db(&db, "SELECT length(event) FROM mdm_webhook_outbox WHERE seq = 600", "300000");
-    /* a database that is away keeps them in memory, in their order */
+    /* a database that takes nothing at all is at fault: they stay, in their order */
     webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "1");
     webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "2");
-    db_exec(&db, "ALTER TABLE mdm_webhook_outbox RENAME TO away");
-    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE);
-    assert_int_equal(webhook_queue_length(webhook->queue), 2);
-    db_exec(&db, "ALTER TABLE away RENAME TO mdm_webhook_outbox;"
-                 "CREATE TRIGGER full BEFORE INSERT ON mdm_webhook_outbox"
+    db_exec(&db, "CREATE TRIGGER full BEFORE INSERT ON mdm_webhook_outbox"
                  " BEGIN SELECT RAISE(ABORT, 'no room'); END");
-    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE); /* takes none at all */
+    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE);
     assert_int_equal(webhook_queue_length(webhook->queue), 2);
     db_exec(&db, "DROP TRIGGER full");
     assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
