@@ -167,8 +167,9 @@ sub _serve {
             }
             push @later, $self->_take($client);
         }
-        my @due = grep { $_->[0] <= time } @later;
-        @later = grep { $_->[0] > time } @later;
+        my $now = time;    # one moment for both, or one in between is in neither
+        my @due = grep { $_->[0] <= $now } @later;
+        @later = grep { $_->[0] > $now } @later;
         for (@due) {
             my ($when, $client, $rule) = @$_;
             if ($self->_reply($client, $rule)) {
