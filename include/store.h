@@ -236,26 +236,31 @@ int store_outbox_exists(store_tx_t *tx);
 int store_has_webhooks(store_t *store, apr_pool_t *pool);
 apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
                               const char *topic, const char *event);
+#define STORE_OUTBOX_RUN_MAX 1000
+/** An event that is due, or a batch of events; as store_push_t. */
+typedef struct store_due_t {
+    const char *seq;
+    const char *id;  /* of the enrollment; a batch's is empty */
+    const char *due; /* since when, in milliseconds */
+} store_due_t;
+
+/** Append some events that are due (store_due_t), the longest waiting first. */
+apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_header_t *rows,
+                              apr_pool_t *pool);
+/** Whether it is a batch: events that were added as one, with an empty id, and must be split before
+ * they can be delivered. */
+int store_outbox_is_batch(const store_due_t *due);
 /** An event of a batch; nothing but const char *, in this order. */
 typedef struct store_event_t {
     const char *webhook;
     const char *id;
     const char *topic;
     const char *event;
+    const char *due;
 } store_event_t;
-/** Add a batch (store_event_t) in one statement: at most some hundred KB, unless it is a single
- * event. */
-apr_status_t store_outbox_add_all(store_tx_t *tx, const apr_array_header_t *events);
-#define STORE_OUTBOX_RUN_MAX 1000
-/** An event that is due; as store_push_t. */
-typedef struct store_due_t {
-    const char *seq;
-    const char *id; /* of the enrollment */
-} store_due_t;
-
-/** Append some events that are due (store_due_t), the longest waiting first. */
-apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_header_t *rows,
-                              apr_pool_t *pool);
+/** Replace a batch by its events (store_event_t), together at most some hundred KB.
+ * @return APR_ENOENT if it is gone */
+apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array_header_t *events);
 /** Have an enrollment's events for a while, unless another owner has them or they must wait.
  * @param owner  not beginning with "-"; it does not know that it has them already
  * @param busy   how long to leave alone those that another owner has

@@ -33,8 +33,8 @@ typedef struct store_table_t {
 /** The tables to copy (store_table_t), sorted so that rows come after those that they refer to;
  * those that not every server has only if they are there. */
 apr_status_t store_tables_load(store_t *store, apr_array_header_t **tables, apr_pool_t *pool);
-/** How many webhook events wait there, which are not copied. */
-apr_status_t store_events_waiting(store_t *store, apr_int64_t *events, apr_pool_t *pool);
+/** How many rows of webhook events wait there, which are not copied. */
+apr_status_t store_events_waiting(store_t *store, apr_int64_t *rows, apr_pool_t *pool);
 apr_status_t store_table_count(store_t *store, const store_table_t *table, apr_int64_t *rows,
                                apr_pool_t *pool);
 /** A row's key, for people. */

@@ -17,7 +17,8 @@ CREATE TABLE IF NOT EXISTS {p}mdm_dead_tokens (
 
 -- Webhook events that wait for their delivery. webhook is the URL, due_ms when to try next, in
 -- milliseconds since 1970; NULL: given up, with the reason in error. event is JSON in one line, without the
--- payload, which follows as it is.
+-- payload, which follows as it is. A row without id holds events of many Idle reports, as netstrings: id and
+-- event by turns.
 CREATE TABLE IF NOT EXISTS {p}mdm_webhook_outbox (
     seq        BIGSERIAL PRIMARY KEY,
     webhook    VARCHAR(255) NOT NULL,

@@ -82,7 +82,7 @@ void service_webhook_flush(service_webhook_t *webhook)
                 webhook->config.name, lost);
     }
     if (!webhook->config.memory && webhook_queue_length(webhook->queue) > 0 &&
-        webhook_outbox_flush(webhook) == APR_SUCCESS) {
+        webhook_batch_flush(webhook) == APR_SUCCESS) {
         hooks_deliverer_wake(webhook->deliverer);
     }
 }

@@ -36,9 +36,17 @@ apr_interval_time_t webhook_backoff(int failures);
 
 /* webhook_outbox.c: events in the database. */
 hooks_source_t webhook_outbox(service_webhook_t *webhook);
-apr_status_t webhook_outbox_flush(service_webhook_t *webhook);
 /** Say, once a minute, that events are lost because the tables are missing. */
 void webhook_outbox_missing(service_webhook_t *webhook);
+
+/* webhook_batch.c: events from memory to the database, many in one row. */
+/** Store what is in memory.
+ * @return MDM_EUNAVAILABLE: what could not be stored is still there */
+apr_status_t webhook_batch_flush(service_webhook_t *webhook);
+/** Replace a batch by its events, each a row that is due; or, where that cannot be, put it off.
+ * @return MDM_EUNAVAILABLE */
+apr_status_t webhook_batch_split(service_webhook_t *webhook, const store_due_t *batch,
+                                 apr_pool_t *pool);
 
 /* webhook_queue.c: events in memory. */
 apr_status_t webhook_queue_create(webhook_queue_t **out, const service_webhook_config_t *config,

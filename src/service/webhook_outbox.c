@@ -19,10 +19,6 @@
 #define LEASE_TIME apr_time_from_sec(120)
 #define LEASE_LEFT apr_time_from_sec(45)
 
-/* What one statement stores: enough to be cheap, not so much that requests notice. */
-#define FLUSH_MAX 64
-#define FLUSH_SIZE_MAX ((apr_size_t)256 * 1024)
-
 typedef struct outbox_run_t {
     apr_array_header_t *seqs; /* const char * */
     int postponed;            /* events that came later, too */
@@ -56,8 +52,9 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 typedef struct claim_t {
     service_webhook_t *webhook;
     int max;
-    apr_array_header_t *due; /* store_due_t */
-    apr_array_header_t *ids; /* those to try, and those that are here and stand before others' */
+    apr_array_header_t *due;  /* store_due_t */
+    const store_due_t *batch; /* stands before what else there is to try, or NULL */
+    apr_array_header_t *ids;  /* those to try, and those that are here and stand before others' */
     apr_array_header_t *runs;
     apr_time_t begun;          /* no lease is from before */
     apr_interval_time_t again; /* 0: others have none */
@@ -89,11 +86,17 @@ static void choose_ids(claim_t *c, apr_pool_t *pool)
     apr_hash_t *seen = apr_hash_make(pool);
     int fresh = 0;
 
+    c->batch = NULL;
     c->ids = apr_array_make(pool, c->max, sizeof(const char *));
     for (int i = 0; i < c->due->nelts; i++) {
-        const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
+        const store_due_t *due = &APR_ARRAY_IDX(c->due, i, store_due_t);
+        const char *id = due->id;
         const hooks_run_t *held = get_held(c, id);
 
+        if (store_outbox_is_batch(due)) {
+            c->batch = c->batch == NULL && fresh < c->max ? due : c->batch;
+            continue;
+        }
         if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL ||
             !(held != NULL ? is_full(c) : fresh < c->max)) {
             continue;
@@ -211,16 +214,28 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return status;
 }
 
-static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
+static apr_status_t find(claim_t *c, apr_pool_t *pool)
 {
     apr_status_t status = store_read(c->webhook->store, find_work, c, pool);
 
-    if (status != APR_SUCCESS || c->due->nelts == 0) {
-        return status;
+    if (status == APR_SUCCESS) {
+        choose_ids(c, pool);
     }
-    choose_ids(c, pool);
-    if (c->ids->nelts == 0) {
-        return APR_SUCCESS;
+    return status;
+}
+
+static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
+{
+    apr_status_t status = find(c, pool);
+
+    if (status == APR_SUCCESS && c->batch != NULL) {
+        status = webhook_batch_split(c->webhook, c->batch, pool);
+        if (status == APR_SUCCESS) {
+            status = find(c, pool);
+        }
+    }
+    if (status != APR_SUCCESS || c->ids->nelts == 0) {
+        return status;
     }
     status = store_write(c->webhook->store, claim_work, c, pool);
     if (status != APR_SUCCESS) {
@@ -243,6 +258,9 @@ static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_ti
     if (status == APR_SUCCESS) {
         status = claim_with(&c, pool);
         apr_pool_destroy(pool);
+    }
+    if (c.batch != NULL && status == APR_SUCCESS) {
+        c.again = 1; /* one batch at a time: the next one at once */
     }
     if (c.again != 0) {
         *again = apr_time_now() + c.again;
@@ -475,121 +493,4 @@ hooks_source_t webhook_outbox(service_webhook_t *webhook)
     hooks_source_t source = {claim, load, settle, webhook};
 
     return source;
-}
-
-/* -- From memory -------------------------------------------------------------------------- */
-
-typedef struct flush_t {
-    service_webhook_t *webhook;
-    const webhook_entry_t *first;
-} flush_t;
-
-static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
-{
-    const flush_t *flush = baton;
-    apr_array_header_t *events = apr_array_make(pool, FLUSH_MAX, sizeof(store_event_t));
-
-    if (!store_outbox_exists(tx)) {
-        webhook_outbox_missing(flush->webhook);
-        return APR_SUCCESS;
-    }
-    for (const webhook_entry_t *entry = flush->first; entry != NULL; entry = entry->next) {
-        const store_event_t event = {flush->webhook->config.name, entry->id, entry->topic,
-                                     entry->event};
-
-        APR_ARRAY_PUSH(events, store_event_t) = event;
-    }
-    return store_outbox_add_all(tx, events);
-}
-
-static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
-{
-    const char *unused;
-
-    (void)baton;
-    return store_outbox_load(tx, "0", &unused, pool);
-}
-
-/* Whether the database answers: what it does not take then, it refuses. */
-static int answers(service_webhook_t *webhook, apr_pool_t *pool)
-{
-    return store_read(webhook->store, probe_work, NULL, pool) != MDM_EUNAVAILABLE;
-}
-
-static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_t *first,
-                                apr_pool_t *pool)
-{
-    flush_t flush = {webhook, first};
-    apr_status_t status = store_write(webhook->store, flush_work, &flush, pool);
-
-    apr_pool_clear(pool);
-    return status;
-}
-
-static void lose(const service_webhook_t *webhook, webhook_entry_t *refused)
-{
-    for (const webhook_entry_t *entry = refused; entry != NULL; entry = entry->next) {
-        mdm_log(MDM_LOG_ERR, 0,
-                "webhook %s: an event of enrollment \"%s\" is lost, since the database does not "
-                "take it; the warnings before this say why",
-                webhook->config.name, entry->id);
-    }
-    webhook_queue_free(refused);
-}
-
-/* The events of a batch that the database did not take, one by one. Those that it does not take
- * then would hold up all others for ever; if it takes none, it is the database that is at fault. */
-static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
-                                 apr_pool_t *pool)
-{
-    webhook_entry_t **link = &first;
-    apr_status_t status = APR_SUCCESS;
-    int taken = 0;
-
-    while (*link != NULL && status == APR_SUCCESS) {
-        webhook_entry_t *entry = *link;
-        webhook_entry_t *next = entry->next;
-
-        entry->next = NULL;
-        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
-            taken++;
-            webhook_queue_free(entry);
-            *link = next;
-        } else {
-            status = answers(webhook, pool) ? APR_SUCCESS : MDM_EUNAVAILABLE;
-            entry->next = next;
-            link = &entry->next;
-        }
-    }
-    if (first == NULL) {
-        return APR_SUCCESS;
-    }
-    if (status == APR_SUCCESS && taken > 0) {
-        lose(webhook, first);
-        return APR_SUCCESS;
-    }
-    webhook_queue_put_back(webhook->queue, first);
-    return MDM_EUNAVAILABLE;
-}
-
-apr_status_t webhook_outbox_flush(service_webhook_t *webhook)
-{
-    apr_status_t status = APR_SUCCESS;
-    webhook_entry_t *first;
-    apr_pool_t *pool;
-
-    apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
-    while (status == APR_SUCCESS &&
-           (first = webhook_queue_take(webhook->queue, FLUSH_MAX, FLUSH_SIZE_MAX)) != NULL) {
-        status = store_batch(webhook, first, pool);
-        if (status == APR_SUCCESS) {
-            webhook_queue_free(first);
-        } else if (answers(webhook, pool)) {
-            status = store_singly(webhook, first, pool);
-        } else {
-            webhook_queue_put_back(webhook->queue, first);
-        }
-    }
-    apr_pool_destroy(pool);
-    return status;
 }

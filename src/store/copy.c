@@ -228,10 +228,10 @@ static apr_status_t waiting_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return status;
 }
 
-apr_status_t store_events_waiting(store_t *store, apr_int64_t *events, apr_pool_t *pool)
+apr_status_t store_events_waiting(store_t *store, apr_int64_t *rows, apr_pool_t *pool)
 {
-    *events = 0;
-    return store_has_webhooks(store, pool) ? store_read(store, waiting_work, events, pool)
+    *rows = 0;
+    return store_has_webhooks(store, pool) ? store_read(store, waiting_work, rows, pool)
                                            : APR_SUCCESS;
 }
 

@@ -58,6 +58,7 @@ typedef enum {
     STMT_ENROLLMENT_LOAD_TALLY,
     STMT_OUTBOX_ADD,
     STMT_OUTBOX_DUE,
+    STMT_OUTBOX_SPLIT,
     STMT_OUTBOX_RUN,
     STMT_OUTBOX_AFTER,
     STMT_OUTBOX_LOAD,
@@ -204,12 +205,12 @@ const dialect_t *dialect_get(const char *driver);
     [STMT_OUTBOX_ADD] = "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"    \
                         " VALUES (%s, %s, %s, %s, " now ")",                                       \
     [STMT_OUTBOX_DUE] =                                                                            \
-        "SELECT seq, id FROM {p}mdm_webhook_outbox"                                                \
+        "SELECT seq, id, due_ms FROM {p}mdm_webhook_outbox"                                        \
         " WHERE webhook = %s AND due_ms <= " now " ORDER BY due_ms, seq LIMIT 100",                \
     [STMT_OUTBOX_POSTPONE] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " + %lld"            \
                              " WHERE seq = %lld AND due_ms IS NOT NULL",                           \
-    [STMT_OUTBOX_HURRY] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now                         \
-                          " WHERE seq = %lld AND due_ms > " now,                                   \
+    [STMT_OUTBOX_HURRY] =                                                                          \
+        "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " WHERE seq = %lld AND due_ms > " now,    \
     [STMT_LEASE_LOAD] = "SELECT owner, until_ms - " now " FROM {p}mdm_webhook_leases"              \
                         " WHERE webhook = %s AND id = %s",                                         \
     [STMT_LEASE_LOAD_FAILURES] = "SELECT failures, " now " - since_ms FROM {p}mdm_webhook_leases"  \

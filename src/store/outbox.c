@@ -50,16 +50,6 @@ apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *i
     return dbd_exec(tx, STMT_OUTBOX_ADD, DBD_ARGS(webhook, id, topic, event), NULL);
 }
 
-apr_status_t store_outbox_add_all(store_tx_t *tx, const apr_array_header_t *events)
-{
-    const store_event_t *first = &APR_ARRAY_IDX(events, 0, store_event_t);
-
-    /* A single one may be of any size, which only a bound argument can. */
-    return events->nelts == 1
-               ? store_outbox_add(tx, first->webhook, first->id, first->topic, first->event)
-               : dbd_insert(tx, STMT_OUTBOX_ADD, events);
-}
-
 apr_status_t store_enrollment_load_tally(store_tx_t *tx, const char *id, int *tally,
                                          apr_pool_t *pool)
 {
@@ -78,6 +68,22 @@ apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_hea
     return dbd_has(tx, STMT_OUTBOX_DUE)
                ? dbd_load_rows(tx, STMT_OUTBOX_DUE, DBD_ARGS(webhook), rows, pool)
                : APR_SUCCESS;
+}
+
+int store_outbox_is_batch(const store_due_t *due)
+{
+    return *due->id == '\0';
+}
+
+apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array_header_t *events)
+{
+    int affected = 0;
+    apr_status_t status = dbd_exec(tx, STMT_OUTBOX_DELETE, DBD_ARGS(seq), &affected);
+
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    return affected > 0 ? dbd_insert(tx, STMT_OUTBOX_SPLIT, events) : APR_ENOENT;
 }
 
 apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char *id,

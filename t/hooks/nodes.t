@@ -52,6 +52,8 @@ sub arrived {
 
 sub waiting { return db_value('SELECT count(*) FROM mdm_webhook_outbox WHERE webhook = ?', $url) }
 
+sub netstring { return length($_[0]) . ":$_[0]," }
+
 # Each device speaks to both in turn, while the receiver takes its time.
 $receiver->answer(status => 200, delay => 0.05);
 for my $round (1 .. 10) {
@@ -79,6 +81,26 @@ is_deeply(arrived(), \%said, '… in order, and once');
 for my $i (0, 1) {
     server($node[$i]);
     log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205/, 'no deadlock');
+}
+
+# Idle reports in batches, which all four processes see at once: each is split once.
+my $report = sub {
+    my ($id, $uuid) = @_;
+    return qq({"topic":"mdm.Connect","event_id":"$id-$uuid","created_at":"x",)
+        . qq("acknowledge_event":{"ids":{"id":"$id"},"command_uuid":"$uuid","raw_payload":""}}\n<?xml);
+};
+for my $block (1 .. 50) {
+    my @ids = map { "IDLE-$block-$_" } 1 .. 60;
+    my $batch = join '', map { my $id = $_; map { netstring($_) } $id, $report->($id, 1), $id, $report->($id, 2) } @ids;
+    db(q(INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES (?, '', 'mdm.Connect', ?, ?)),
+        $url, $batch, $block);
+    $said{$_} = [1, 2] for @ids;
+}
+ok((eventually { !waiting() } 90), '50 batches of 120 events') or diag(waiting());
+is_deeply(arrived(), \%said, '… in order, and once');
+for my $i (0, 1) {
+    server($node[$i]);
+    log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205|cannot be delivered|given up/, 'no deadlock');
 }
 
 # One of them is gone, in an orderly way: the other has its events at once.

@@ -1,8 +1,9 @@
 /* Copyright 2026 The mod_nanomdm authors
  * SPDX-License-Identifier: Apache-2.0
  */
-/* Tests where webhook events wait: leases and their ends in the database, batches of Idle reports,
- * the queue in memory. The deliverer is played by the tests: they claim, load and settle.
+/* Tests where webhook events wait: leases and their ends in the database, batches of Idle reports
+ * and their split, the queue in memory. The deliverer is played by the tests: they claim, load and
+ * settle.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -352,6 +353,31 @@ static void test_another_node(void **state)
 
 static const char odd[] = "{p}{ids} %s %lld %% 'quoted' \"double\" back\\slash \\' ; -- \xC3\xA4\n";
 
+static void queue(const char *id, const char *event)
+{
+    webhook_queue_add(webhook->queue, id, "mdm.Connect", event);
+}
+
+#define BATCHES COUNT " WHERE id = ''"
+
+/* Everything that can be claimed, settled as delivered; how many events that were. */
+static int deliver_all(void)
+{
+    int delivered = 0;
+
+    for (int turn = 0; turn < 1000 && (claim(32) > 0 || again != 0); turn++) {
+        while (runs->nelts > 0) {
+            hooks_run_t *run = *(hooks_run_t **)apr_array_pop(runs);
+
+            run->done = run->count;
+            delivered += run->count;
+            assert_int_equal(settle(run), APR_SUCCESS);
+        }
+    }
+    return delivered;
+}
+
+/* Many in a row; their turn gives each a row, and all that it was. */
 static void test_batches(void **state)
 {
     char *large = apr_palloc(db.pool, 300001);
@@ -361,28 +387,166 @@ static void test_batches(void **state)
     memset(large, 'x', 300000);
     large[300000] = '\0';
     for (int i = 1; i <= count; i++) {
-        webhook_queue_add(webhook->queue, apr_psprintf(db.pool, "it's %d", i), "mdm.Connect",
-                          i == 600 ? large : apr_psprintf(db.pool, "%d %s", i, odd));
+        queue(apr_psprintf(db.pool, "it's %d", i),
+              i == 600 ? large : apr_psprintf(db.pool, "%d %s", i, odd));
     }
-    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
     assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_db(&db, BATCHES, "20"); /* 9 and a part before the large one, 9 and a part behind it */
+    assert_db(&db, COUNT, "21");
+    assert_db(&db, "SELECT id || length(event) FROM mdm_webhook_outbox WHERE id <> ''",
+              "it's 600300000");
+    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1000 + seq");
+    while (claim(1) == 0 && again != 0) {
+    }
+    assert_string_equal(run_at(0)->id, "it's 1");
+    assert_string_equal(load(run_at(0)), apr_psprintf(db.pool, "1 %s", odd));
+    assert_db(&db, BATCHES, "19"); /* the others are not split before it is their turn */
     assert_db(&db,
-              COUNT " WHERE webhook = '" URL "' AND topic = 'mdm.Connect'"
-                    " AND id = 'it''s ' || seq AND due_ms > 1700000000000",
-              "1203");
-    assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE seq = 1203",
-              apr_psprintf(db.pool, "1203 %s", odd));
-    assert_db(&db, "SELECT length(event) FROM mdm_webhook_outbox WHERE seq = 600", "300000");
-    /* a database that takes nothing at all is at fault: they stay, in their order */
-    webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "1");
-    webhook_queue_add(webhook->queue, "LAST", "mdm.Connect", "2");
+              COUNT " WHERE webhook = '" URL "' AND topic = 'mdm.Connect' AND due_ms = 1001"
+                    " AND id = 'it''s ' || CAST(event AS INTEGER)",
+              "64");
+    assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    for (int i = 0; i < 100 && (claim(32) > 0 || again != 0); i++) {
+    }
+    assert_db(&db, BATCHES, "0");
+    assert_db(&db, COUNT " WHERE id = 'it''s ' || CAST(event AS INTEGER) AND error IS NULL",
+              "1202");
+    assert_db(&db,
+              "SELECT max(length(event)) || max(CASE WHEN id = 'it''s 1203' THEN event END)"
+              " FROM mdm_webhook_outbox",
+              apr_psprintf(db.pool, "3000001203 %s", odd));
+    while (unsettled->nelts > 0) {
+        hooks_run_t *run = APR_ARRAY_IDX(unsettled, 0, hooks_run_t *);
+
+        run->done = run->count;
+        assert_int_equal(settle(run), APR_SUCCESS);
+    }
+    deliver_all();
+    assert_db(&db, COUNT, "0");
+    assert_db_null(&db, LEASES);
+}
+
+/* Events that were there before a batch come before it, those behind it after. */
+static void test_batch_has_its_turn(void **state)
+{
+    (void)state;
+    queue("B", "1");
+    queue("C", "1");
+    add("A", 1);
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1001 WHERE id = ''");
+    add("D", 1);
+    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1002 WHERE id = 'D'");
+    assert_int_equal(claim(1), 1);
+    assert_string_equal(run_at(0)->id, "A");
+    assert_db(&db, BATCHES, "1");
+    assert_int_equal(claim(2), 2);
+    assert_string_equal(run_at(0)->id, "B");
+    assert_string_equal(run_at(1)->id, "C");
+    assert_int_equal(claim(2), 1);
+    assert_string_equal(run_at(0)->id, "D");
+}
+
+/* More batches than a claim looks at, and none of them for somebody who is not claimed already. */
+static void test_many_batches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 64 * 120; i++) {
+        queue("SAME", "1");
+    }
+    queue("OTHER", "1");
+    queue("OTHER", "2");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_db(&db, BATCHES, "121");
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(run_at(0)->id, "SAME");
+    for (int i = 0; i < 300 && claim(8) == 0; i++) {
+        assert_true(again != 0); /* or nobody would come back for the rest */
+    }
+    assert_int_equal(runs->nelts, 1);
+    assert_string_equal(run_at(0)->id, "OTHER");
+    assert_db(&db, BATCHES, "0");
+}
+
+/* Two processes see the same batch: its events are there once. */
+static void test_batch_is_gone(void **state)
+{
+    store_due_t batch = {"1", "", "1000"};
+
+    (void)state;
+    queue("A", "1");
+    queue("B", "1");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(webhook_batch_split(webhook, &batch, db.pool), APR_SUCCESS);
+    assert_int_equal(webhook_batch_split(webhook, &batch, db.pool), APR_SUCCESS);
+    assert_db(&db, "SELECT id || due_ms FROM mdm_webhook_outbox ORDER BY seq", "A1000\nB1000");
+    assert_null(logged);
+}
+
+/* What is no batch any more is kept, and holds nobody up. */
+static void test_damaged_batch(void **state)
+{
+    static const char *const texts[] = {
+        "",      "1:A,",      "1:A,1:x",    "1:A,2:x,",   "0:,1:x,", "1:A1:x,",
+        "-1:A,", " 1:A,1:x,", "1:A,1:x,\n", "1:A,0x1:x,", "A",       "99999999999999999999:A,"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+        db_exec(&db, "DELETE FROM mdm_webhook_outbox");
+        add("", 1);
+        db_exec(&db, apr_psprintf(db.pool, "UPDATE mdm_webhook_outbox SET event = '%s'", texts[i]));
+        add("A", 1);
+        logged = NULL;
+        assert_int_equal(claim(8), 1);
+        assert_string_equal(run_at(0)->id, "A");
+        assert_int_equal(again, 0);
+        assert_non_null(strstr(logged, "the stored events are damaged"));
+        assert_db(&db, "SELECT error || event FROM mdm_webhook_outbox WHERE due_ms IS NULL",
+                  apr_pstrcat(db.pool, "the stored events are damaged", texts[i], NULL));
+        run_at(0)->done = 1;
+        assert_int_equal(settle(run_at(0)), APR_SUCCESS);
+    }
+}
+
+/* A database that takes a batch, but not what is in it: it waits for a minute, and all of it. */
+static void test_refused_split(void **state)
+{
+    (void)state;
+    queue("A", "1");
+    queue("B", "2");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    add("C", 1);
+    db_exec(&db, "CREATE TRIGGER refuse BEFORE INSERT ON mdm_webhook_outbox WHEN NEW.id = 'B'"
+                 " BEGIN SELECT RAISE(ABORT, 'refused'); END");
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(run_at(0)->id, "C");
+    assert_non_null(strstr(logged, "will be tried again in a minute"));
+    assert_db(&db, COUNT, "2");
+    assert_int_equal(claim(8), 0);
+    assert_int_equal(again, 0);
+    db_exec(&db, "DROP TRIGGER refuse");
+    pass_time();
+    assert_int_equal(claim(8), 2);
+    assert_string_equal(load(run_at(1)), "2");
+}
+
+/* A database that takes nothing at all is at fault: events stay, in their order. */
+static void test_refused_batch(void **state)
+{
+    (void)state;
+    queue("LAST", "1");
+    queue("LAST", "2");
     db_exec(&db, "CREATE TRIGGER full BEFORE INSERT ON mdm_webhook_outbox"
                  " BEGIN SELECT RAISE(ABORT, 'no room'); END");
-    assert_int_equal(webhook_outbox_flush(webhook), MDM_EUNAVAILABLE);
+    assert_int_equal(webhook_batch_flush(webhook), MDM_EUNAVAILABLE);
     assert_int_equal(webhook_queue_length(webhook->queue), 2);
     db_exec(&db, "DROP TRIGGER full");
-    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
-    assert_db(&db, "SELECT event FROM mdm_webhook_outbox WHERE id = 'LAST' ORDER BY seq", "1\n2");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "1");
+    run_at(0)->done = 1;
+    assert_string_equal(load(run_at(0)), "2");
 }
 
 /* One that the database does not take is lost, alone. */
@@ -390,19 +554,14 @@ static void test_refused_event(void **state)
 {
     (void)state;
     db_exec(&db, "CREATE TRIGGER refuse BEFORE INSERT ON mdm_webhook_outbox"
-                 " WHEN NEW.event LIKE 'POISON%' BEGIN SELECT RAISE(ABORT, 'refused'); END");
+                 " WHEN NEW.event LIKE '%POISON%' BEGIN SELECT RAISE(ABORT, 'refused'); END");
     for (int i = 1; i <= 200; i++) {
-        webhook_queue_add(webhook->queue, "A", "mdm.Connect",
-                          i % 100 == 50 ? "POISON" : apr_psprintf(db.pool, "%d", i));
+        queue("A", i % 100 == 50 ? "POISON" : apr_psprintf(db.pool, "%d", i));
     }
-    assert_int_equal(webhook_outbox_flush(webhook), APR_SUCCESS);
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
     assert_non_null(strstr(logged, "an event of enrollment \"A\" is lost"));
     assert_int_equal(webhook_queue_length(webhook->queue), 0);
-    assert_db(&db, COUNT, "198");
-    assert_db(&db,
-              "SELECT count(*) FROM mdm_webhook_outbox AS a JOIN mdm_webhook_outbox AS b"
-              " ON b.seq = a.seq + 1 WHERE CAST(b.event AS INTEGER) <= CAST(a.event AS INTEGER)",
-              "0");
+    assert_int_equal(deliver_all(), 198);
 }
 
 /* What does not fit is lost, which is counted and told once. */
@@ -486,6 +645,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_backlog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_another_node, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batch_has_its_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batch_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_damaged_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_split, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_event, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_order, setup, teardown),

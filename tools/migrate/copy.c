@@ -280,7 +280,7 @@ int migrate_copy(const migrate_options_t *opt, const store_config_t *from, const
     store_config_t source = *from;
     apr_array_header_t *from_tables;
     apr_array_header_t *to_tables;
-    apr_int64_t events;
+    apr_int64_t rows;
     int result;
 
     source.read_only = 1;
@@ -292,14 +292,14 @@ int migrate_copy(const migrate_options_t *opt, const store_config_t *from, const
     if (store_tables_load(copier.from, &from_tables, pool) != APR_SUCCESS) {
         return unavailable("--from");
     }
-    if (store_events_waiting(copier.from, &events, pool) != APR_SUCCESS) {
+    if (store_events_waiting(copier.from, &rows, pool) != APR_SUCCESS) {
         return unavailable("--from");
     }
-    if (events > 0) {
+    if (rows > 0) {
         migrate_say("--from: %" APR_INT64_T_FMT
-                    " webhook events wait in mdm_webhook_outbox and are not "
+                    " rows of webhook events wait in mdm_webhook_outbox and are not "
                     "copied: only a server on that database delivers them",
-                    events);
+                    rows);
     }
     if (opt->dry_run) {
         return dry_run(&copier, from_tables);

@@ -1,0 +1,253 @@
+/* Copyright 2026 The mod_nanomdm authors
+ * SPDX-License-Identifier: Apache-2.0
+ */
+/* Events of Idle reports on their way from memory to the outbox: many in one row, which costs the
+ * database little more than a single one. When it is their turn they are split into rows of their
+ * own, which the deliverer knows how to handle; with a receiver that is down that time never comes.
+ *
+ * A batch is text: netstrings, by turns the id of an enrollment and its event.
+ */
+#include <apr_lib.h>
+#include <apr_strings.h>
+#include <string.h>
+
+#include "mdm_log.h"
+#include "webhook.h"
+
+/* What a batch holds at most: enough to be cheap, not so much that splitting it holds others up. */
+#define BATCH_MAX 64
+#define BATCH_SIZE_MAX ((apr_size_t)256 * 1024)
+
+/* When a batch that could not be split is tried again. */
+#define SPLIT_DELAY apr_time_from_sec(60)
+
+/* -- Storing ------------------------------------------------------------------------------ */
+
+static void add_netstring(apr_array_header_t *parts, const char *text)
+{
+    APR_ARRAY_PUSH(parts, const char *) =
+        apr_psprintf(parts->pool, "%" APR_SIZE_T_FMT ":", strlen(text));
+    APR_ARRAY_PUSH(parts, const char *) = text;
+    APR_ARRAY_PUSH(parts, const char *) = ",";
+}
+
+static const char *join(const webhook_entry_t *first, apr_pool_t *pool)
+{
+    apr_array_header_t *parts = apr_array_make(pool, BATCH_MAX * 6, sizeof(const char *));
+
+    for (const webhook_entry_t *entry = first; entry != NULL; entry = entry->next) {
+        add_netstring(parts, entry->id);
+        add_netstring(parts, entry->event);
+    }
+    return apr_array_pstrcat(pool, parts, 0);
+}
+
+typedef struct flush_t {
+    service_webhook_t *webhook;
+    const webhook_entry_t *first;
+} flush_t;
+
+/* All of them are Idle reports, and have the topic in common. */
+static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const flush_t *flush = baton;
+    const webhook_entry_t *first = flush->first;
+    const char *name = flush->webhook->config.name;
+
+    if (!store_outbox_exists(tx)) {
+        webhook_outbox_missing(flush->webhook);
+        return APR_SUCCESS;
+    }
+    if (first->next == NULL) {
+        return store_outbox_add(tx, name, first->id, first->topic, first->event);
+    }
+    return store_outbox_add(tx, name, "", first->topic, join(first, pool));
+}
+
+static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const char *unused;
+
+    (void)baton;
+    return store_outbox_load(tx, "0", &unused, pool);
+}
+
+/* Whether the database answers: what it does not take then, it refuses. */
+static int answers(service_webhook_t *webhook, apr_pool_t *pool)
+{
+    return store_read(webhook->store, probe_work, NULL, pool) != MDM_EUNAVAILABLE;
+}
+
+static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_t *first,
+                                apr_pool_t *pool)
+{
+    flush_t flush = {webhook, first};
+    apr_status_t status = store_write(webhook->store, flush_work, &flush, pool);
+
+    apr_pool_clear(pool);
+    return status;
+}
+
+static void lose(const service_webhook_t *webhook, webhook_entry_t *refused)
+{
+    for (const webhook_entry_t *entry = refused; entry != NULL; entry = entry->next) {
+        mdm_log(MDM_LOG_ERR, 0,
+                "webhook %s: an event of enrollment \"%s\" is lost, since the database does not "
+                "take it; the warnings before this say why",
+                webhook->config.name, entry->id);
+    }
+    webhook_queue_free(refused);
+}
+
+/* The events of a batch that the database did not take, one by one. Those that it does not take
+ * then would hold up all others for ever; if it takes none, it is the database that is at fault. */
+static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
+                                 apr_pool_t *pool)
+{
+    webhook_entry_t **link = &first;
+    apr_status_t status = APR_SUCCESS;
+    int taken = 0;
+
+    while (*link != NULL && status == APR_SUCCESS) {
+        webhook_entry_t *entry = *link;
+        webhook_entry_t *next = entry->next;
+
+        entry->next = NULL;
+        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
+            taken++;
+            webhook_queue_free(entry);
+            *link = next;
+        } else {
+            status = answers(webhook, pool) ? APR_SUCCESS : MDM_EUNAVAILABLE;
+            entry->next = next;
+            link = &entry->next;
+        }
+    }
+    if (first == NULL) {
+        return APR_SUCCESS;
+    }
+    if (status == APR_SUCCESS && taken > 0) {
+        lose(webhook, first);
+        return APR_SUCCESS;
+    }
+    webhook_queue_put_back(webhook->queue, first);
+    return MDM_EUNAVAILABLE;
+}
+
+apr_status_t webhook_batch_flush(service_webhook_t *webhook)
+{
+    apr_status_t status = APR_SUCCESS;
+    webhook_entry_t *first;
+    apr_pool_t *pool;
+
+    apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
+    while (status == APR_SUCCESS &&
+           (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
+        status = store_batch(webhook, first, pool);
+        if (status == APR_SUCCESS) {
+            webhook_queue_free(first);
+        } else if (answers(webhook, pool)) {
+            status = store_singly(webhook, first, pool);
+        } else {
+            webhook_queue_put_back(webhook->queue, first);
+        }
+    }
+    apr_pool_destroy(pool);
+    return status;
+}
+
+/* -- Splitting ---------------------------------------------------------------------------- */
+
+/* Cuts the first netstring out of a text, in place; NULL if there is none. */
+static const char *take_netstring(char **text)
+{
+    char *start;
+    apr_int64_t len = apr_isdigit(**text) ? apr_strtoi64(*text, &start, 10) : -1;
+
+    if (len < 0 || *start++ != ':' || memchr(start, '\0', (size_t)len + 1) != NULL ||
+        start[len] != ',') {
+        return NULL;
+    }
+    start[len] = '\0';
+    *text = start + len + 1;
+    return start;
+}
+
+/* The events (store_event_t) of a batch; NULL if it is damaged. */
+static apr_array_header_t *parse(const service_webhook_t *webhook, const store_due_t *batch,
+                                 const char *text, apr_pool_t *pool)
+{
+    apr_array_header_t *events = apr_array_make(pool, BATCH_MAX, sizeof(store_event_t));
+    const char *topic = hooks_event_topic(MDM_REPORT, pool);
+    char *left = apr_pstrdup(pool, text);
+
+    while (*left != '\0') {
+        const char *id = take_netstring(&left);
+        const char *event = id != NULL ? take_netstring(&left) : NULL;
+        const store_event_t e = {webhook->config.name, id, topic, event, batch->due};
+
+        if (event == NULL || *id == '\0') {
+            return NULL;
+        }
+        APR_ARRAY_PUSH(events, store_event_t) = e;
+    }
+    return events->nelts > 0 ? events : NULL;
+}
+
+typedef struct split_t {
+    const service_webhook_t *webhook;
+    const store_due_t *batch;
+    const char *damage; /* why it cannot be split */
+} split_t;
+
+static apr_status_t split_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    split_t *s = baton;
+    const char *text = NULL;
+    apr_array_header_t *events;
+    apr_status_t status = store_outbox_load(tx, s->batch->seq, &text, pool);
+
+    s->damage = NULL;
+    if (status != APR_SUCCESS) {
+        return status;
+    }
+    events = parse(s->webhook, s->batch, text != NULL ? text : "", pool);
+    if (events == NULL) {
+        s->damage = "the stored events are damaged";
+        return store_outbox_bury(tx, s->batch->seq, s->damage, pool);
+    }
+    return store_outbox_split(tx, s->batch->seq, events);
+}
+
+static apr_status_t put_off_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    const split_t *s = baton;
+
+    return store_outbox_postpone(tx, s->batch->seq, SPLIT_DELAY, pool);
+}
+
+apr_status_t webhook_batch_split(service_webhook_t *webhook, const store_due_t *batch,
+                                 apr_pool_t *pool)
+{
+    split_t s = {webhook, batch, NULL};
+    apr_status_t status = store_write(webhook->store, split_work, &s, pool);
+
+    if (status == APR_ENOENT) {
+        return APR_SUCCESS; /* another process was faster */
+    }
+    if (status == APR_SUCCESS && s.damage != NULL) {
+        mdm_log(MDM_LOG_ERR, 0,
+                "webhook %s: Idle events are given up and stay in mdm_webhook_outbox as number "
+                "%s: %s",
+                webhook->config.name, batch->seq, s.damage);
+    }
+    if (status != APR_SUCCESS && answers(webhook, pool)) {
+        mdm_log(MDM_LOG_WARNING, 0,
+                "webhook %s: Idle events cannot be delivered and will be tried again in a minute, "
+                "number %s in mdm_webhook_outbox: the database does not take them one by one; the "
+                "warnings before this say why",
+                webhook->config.name, batch->seq);
+        status = store_write(webhook->store, put_off_work, &s, pool);
+    }
+    return status;
+}
