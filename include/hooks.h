@@ -66,9 +66,11 @@ typedef struct hooks_run_t {
 /** Where events come from. Called by the deliverer's thread alone, but for what says otherwise. */
 typedef struct hooks_source_t {
     /** Append at most so many runs (hooks_run_t *) whose first event is due; none on failure.
-     * *again is when to ask again because of those that others have; left alone if there are none.
-     */
-    apr_status_t (*claim)(void *baton, int max, apr_array_header_t *runs, apr_time_t *again);
+     * down: the receiver is, and more effort than trying it takes is wasted. *again is when to ask
+     * again because of those that others have, or that were not looked at; left alone if there are
+     * none. */
+    apr_status_t (*claim)(void *baton, int max, int down, apr_array_header_t *runs,
+                          apr_time_t *again);
     /** Load a run's next event. @return APR_ENOENT: it is not there or not ours any more */
     apr_status_t (*load)(void *baton, hooks_run_t *run, const char **event, apr_pool_t *pool);
     /** Forget what was delivered, note what was not, let go of the runs; all or nothing. *again is

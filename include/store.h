@@ -236,29 +236,34 @@ int store_outbox_exists(store_tx_t *tx);
 int store_has_webhooks(store_t *store, apr_pool_t *pool);
 apr_status_t store_outbox_add(store_tx_t *tx, const char *webhook, const char *id,
                               const char *topic, const char *event);
+/* What one call finds at most. */
+#define STORE_OUTBOX_DUE_MAX 100
 #define STORE_OUTBOX_RUN_MAX 1000
-/** An event that is due, or a batch of events; as store_push_t. */
+
+/** An event that is due; as store_push_t. */
 typedef struct store_due_t {
     const char *seq;
-    const char *id;  /* of the enrollment; a batch's is empty */
-    const char *due; /* since when, in milliseconds */
+    const char *id; /* of the enrollment */
 } store_due_t;
 
-/** Append some events that are due (store_due_t), the longest waiting first. */
+/** Append the events that are due (store_due_t), the longest waiting first: at most
+ * STORE_OUTBOX_DUE_MAX. */
 apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_header_t *rows,
                               apr_pool_t *pool);
-/** Whether it is a batch: events that were added as one, with an empty id, and must be split before
- * they can be delivered. */
-int store_outbox_is_batch(const store_due_t *due);
+/** Add a batch: events of several enrollments as one text, never due before they are split. */
+apr_status_t store_outbox_add_batch(store_tx_t *tx, const char *webhook, const char *topic,
+                                    const char *events);
+/** The first batch behind this one; "0" is before all. @return APR_ENOENT if there is none */
+apr_status_t store_outbox_batch(store_tx_t *tx, const char *webhook, const char *after,
+                                const char **seq, apr_pool_t *pool);
 /** An event of a batch; nothing but const char *, in this order. */
 typedef struct store_event_t {
     const char *webhook;
     const char *id;
     const char *topic;
     const char *event;
-    const char *due;
 } store_event_t;
-/** Replace a batch by its events (store_event_t), together at most some hundred KB.
+/** Replace a batch by its events (store_event_t), which are due then, in one statement.
  * @return APR_ENOENT if it is gone */
 apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array_header_t *events);
 /** Have an enrollment's events for a while, unless another owner has them or they must wait.

@@ -226,7 +226,7 @@ static void claim(hooks_deliverer_t *d)
     }
     d->more = 0;
     /* Where it fails, the source has logged why; it is tried again when it is time to look. */
-    if (d->source.claim(d->source.baton, max, d->waiting, &again) == APR_SUCCESS) {
+    if (d->source.claim(d->source.baton, max, d->pause != 0, d->waiting, &again) == APR_SUCCESS) {
         d->more = d->waiting->nelts > 0;
         look_again(d, again);
     }

@@ -49,6 +49,7 @@ apr_status_t service_webhook_create(service_webhook_t **out, const service_webho
 
     webhook->config = *config;
     webhook->store = store;
+    apr_cpystrn(webhook->batch, "0", sizeof(webhook->batch));
     apr_escape_hex(webhook->owner, random, sizeof(random), 0, NULL);
     if (status == APR_SUCCESS) {
         status = webhook_queue_create(&webhook->queue, config, pool);

@@ -19,6 +19,11 @@ struct service_webhook_t {
     char owner[33];    /* of leases */
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
+    /* of webhook_batch.c: */
+    apr_uint32_t batches; /* there are some */
+    char batch[24];       /* the last one that was split, or could not be; the next is behind it */
+    apr_time_t split;     /* none before */
+    apr_time_t look;      /* when to look for one, if none is known of */
 };
 
 /** Whether a message of this type has to be stored as an event. */
@@ -43,10 +48,10 @@ void webhook_outbox_missing(service_webhook_t *webhook);
 /** Store what is in memory.
  * @return MDM_EUNAVAILABLE: what could not be stored is still there */
 apr_status_t webhook_batch_flush(service_webhook_t *webhook);
-/** Replace a batch by its events, each a row that is due; or, where that cannot be, put it off.
- * @return MDM_EUNAVAILABLE */
-apr_status_t webhook_batch_split(service_webhook_t *webhook, const store_due_t *batch,
-                                 apr_pool_t *pool);
+/** Replace a batch, if there is one, by its events, each a row that is due.
+ * @param down  the receiver is: seldom then
+ * @return whether more may be due now; what fails is logged and tried again later */
+int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool);
 
 /* webhook_queue.c: events in memory. */
 apr_status_t webhook_queue_create(webhook_queue_t **out, const service_webhook_config_t *config,

@@ -2,11 +2,12 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* Events of Idle reports on their way from memory to the outbox: many in one row, which costs the
- * database little more than a single one. When it is their turn they are split into rows of their
- * own, which the deliverer knows how to handle; with a receiver that is down that time never comes.
+ * database little more than a single one. When too little else is due they are split into rows of
+ * their own, which the deliverer knows how to handle; with a receiver that is down that is seldom.
  *
  * A batch is text: netstrings, by turns the id of an enrollment and its event.
  */
+#include <apr_atomic.h>
 #include <apr_lib.h>
 #include <apr_strings.h>
 #include <string.h>
@@ -18,8 +19,17 @@
 #define BATCH_MAX 64
 #define BATCH_SIZE_MAX ((apr_size_t)256 * 1024)
 
-/* When a batch that could not be split is tried again. */
-#define SPLIT_DELAY apr_time_from_sec(60)
+/* More is no batch of ours. */
+#define PARSE_MAX 1024
+#define PARSE_SIZE_MAX (4 * BATCH_SIZE_MAX)
+
+/* How long none is split after one could not be. */
+#define FAILURE_DELAY apr_time_from_sec(5)
+/* As long as the receiver is down one is split now and then: the enrollments that are tried may be
+ * those whose events it refuses. */
+#define DOWN_DELAY apr_time_from_sec(10)
+/* How often to look for those that other processes have left behind. */
+#define LOOK_INTERVAL apr_time_from_sec(5)
 
 /* -- Storing ------------------------------------------------------------------------------ */
 
@@ -61,7 +71,7 @@ static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     if (first->next == NULL) {
         return store_outbox_add(tx, name, first->id, first->topic, first->event);
     }
-    return store_outbox_add(tx, name, "", first->topic, join(first, pool));
+    return store_outbox_add_batch(tx, name, first->topic, join(first, pool));
 }
 
 static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
@@ -145,6 +155,7 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
            (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
         status = store_batch(webhook, first, pool);
         if (status == APR_SUCCESS) {
+            apr_atomic_set32(&webhook->batches, 1);
             webhook_queue_free(first);
         } else if (answers(webhook, pool)) {
             status = store_singly(webhook, first, pool);
@@ -158,14 +169,13 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
 
 /* -- Splitting ---------------------------------------------------------------------------- */
 
-/* Cuts the first netstring out of a text, in place; NULL if there is none. */
-static const char *take_netstring(char **text)
+/* Cuts the first netstring out of a text that ends there, in place; NULL if there is none. */
+static const char *take_netstring(char **text, const char *end)
 {
-    char *start;
-    apr_int64_t len = apr_isdigit(**text) ? apr_strtoi64(*text, &start, 10) : -1;
+    char *start = *text;
+    apr_int64_t len = apr_isdigit(*start) ? apr_strtoi64(start, &start, 10) : -1;
 
-    if (len < 0 || *start++ != ':' || memchr(start, '\0', (size_t)len + 1) != NULL ||
-        start[len] != ',') {
+    if (len < 0 || *start++ != ':' || len >= end - start || start[len] != ',') {
         return NULL;
     }
     start[len] = '\0';
@@ -174,19 +184,20 @@ static const char *take_netstring(char **text)
 }
 
 /* The events (store_event_t) of a batch; NULL if it is damaged. */
-static apr_array_header_t *parse(const service_webhook_t *webhook, const store_due_t *batch,
-                                 const char *text, apr_pool_t *pool)
+static apr_array_header_t *parse(const service_webhook_t *webhook, const char *text,
+                                 apr_pool_t *pool)
 {
     apr_array_header_t *events = apr_array_make(pool, BATCH_MAX, sizeof(store_event_t));
     const char *topic = hooks_event_topic(MDM_REPORT, pool);
     char *left = apr_pstrdup(pool, text);
+    const char *end = left + strlen(left);
 
-    while (*left != '\0') {
-        const char *id = take_netstring(&left);
-        const char *event = id != NULL ? take_netstring(&left) : NULL;
-        const store_event_t e = {webhook->config.name, id, topic, event, batch->due};
+    while (left < end) {
+        const char *id = take_netstring(&left, end);
+        const char *event = id != NULL ? take_netstring(&left, end) : NULL;
+        const store_event_t e = {webhook->config.name, id, topic, event};
 
-        if (event == NULL || *id == '\0') {
+        if (event == NULL || !mdm_id_valid(id) || events->nelts == PARSE_MAX) {
             return NULL;
         }
         APR_ARRAY_PUSH(events, store_event_t) = e;
@@ -196,58 +207,86 @@ static apr_array_header_t *parse(const service_webhook_t *webhook, const store_d
 
 typedef struct split_t {
     const service_webhook_t *webhook;
-    const store_due_t *batch;
+    const char *seq;    /* NULL: there is no batch */
     const char *damage; /* why it cannot be split */
 } split_t;
+
+static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    split_t *s = baton;
+    const service_webhook_t *webhook = s->webhook;
+    apr_status_t status;
+
+    s->seq = NULL;
+    status = store_outbox_batch(tx, webhook->config.name, webhook->batch, &s->seq, pool);
+    if (status == APR_ENOENT && strcmp(webhook->batch, "0") != 0) {
+        status = store_outbox_batch(tx, webhook->config.name, "0", &s->seq, pool);
+    }
+    return status == APR_ENOENT ? APR_SUCCESS : status;
+}
 
 static apr_status_t split_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     split_t *s = baton;
     const char *text = NULL;
-    apr_array_header_t *events;
-    apr_status_t status = store_outbox_load(tx, s->batch->seq, &text, pool);
+    apr_array_header_t *events = NULL;
+    apr_status_t status = store_outbox_load(tx, s->seq, &text, pool);
 
     s->damage = NULL;
     if (status != APR_SUCCESS) {
         return status;
     }
-    events = parse(s->webhook, s->batch, text != NULL ? text : "", pool);
+    if (text != NULL && strlen(text) <= PARSE_SIZE_MAX) {
+        events = parse(s->webhook, text, pool);
+    }
     if (events == NULL) {
         s->damage = "the stored events are damaged";
-        return store_outbox_bury(tx, s->batch->seq, s->damage, pool);
+        return store_outbox_bury(tx, s->seq, s->damage, pool);
     }
-    return store_outbox_split(tx, s->batch->seq, events);
+    return store_outbox_split(tx, s->seq, events);
 }
 
-static apr_status_t put_off_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
+static apr_status_t split(service_webhook_t *webhook, const char *seq, apr_pool_t *pool)
 {
-    const split_t *s = baton;
-
-    return store_outbox_postpone(tx, s->batch->seq, SPLIT_DELAY, pool);
-}
-
-apr_status_t webhook_batch_split(service_webhook_t *webhook, const store_due_t *batch,
-                                 apr_pool_t *pool)
-{
-    split_t s = {webhook, batch, NULL};
+    split_t s = {webhook, seq, NULL};
     apr_status_t status = store_write(webhook->store, split_work, &s, pool);
 
-    if (status == APR_ENOENT) {
-        return APR_SUCCESS; /* another process was faster */
-    }
     if (status == APR_SUCCESS && s.damage != NULL) {
         mdm_log(MDM_LOG_ERR, 0,
                 "webhook %s: Idle events are given up and stay in mdm_webhook_outbox as number "
                 "%s: %s",
-                webhook->config.name, batch->seq, s.damage);
+                webhook->config.name, seq, s.damage);
     }
-    if (status != APR_SUCCESS && answers(webhook, pool)) {
+    if (status != APR_SUCCESS && status != APR_ENOENT) {
         mdm_log(MDM_LOG_WARNING, 0,
-                "webhook %s: Idle events cannot be delivered and will be tried again in a minute, "
-                "number %s in mdm_webhook_outbox: the database does not take them one by one; the "
-                "warnings before this say why",
-                webhook->config.name, batch->seq);
-        status = store_write(webhook->store, put_off_work, &s, pool);
+                "webhook %s: Idle events, number %s in mdm_webhook_outbox, could not be taken out "
+                "of their row and will be tried again; the warnings before this say why",
+                webhook->config.name, seq);
+        return status;
     }
-    return status;
+    return APR_SUCCESS; /* or another process was faster */
+}
+
+int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool)
+{
+    split_t next = {webhook, NULL, NULL};
+    apr_time_t now = apr_time_now();
+    apr_status_t status;
+
+    if (now < webhook->split || (now < webhook->look && !apr_atomic_read32(&webhook->batches))) {
+        return 0;
+    }
+    apr_atomic_set32(&webhook->batches, 0);
+    webhook->look = now + LOOK_INTERVAL;
+    status = store_read(webhook->store, find_work, &next, pool);
+    if (status == APR_SUCCESS && next.seq == NULL) {
+        return 0;
+    }
+    if (status == APR_SUCCESS) {
+        apr_cpystrn(webhook->batch, next.seq, sizeof(webhook->batch));
+        status = split(webhook, next.seq, pool);
+    }
+    webhook->look = 0; /* there may be more */
+    webhook->split = status != APR_SUCCESS ? now + FAILURE_DELAY : down ? now + DOWN_DELAY : 0;
+    return status == APR_SUCCESS;
 }

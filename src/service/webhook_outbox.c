@@ -5,7 +5,8 @@
  * a time delivers each one's events; if that node dies, another has them once the lease is over.
  *
  * So that transactions do not block each other, each goes through enrollments in the order of their
- * ids, and locks the lease of one, by changing it or trying to, before it changes its events.
+ * ids, and locks the lease of one, by changing it or trying to, before it changes its events. That
+ * which splits a batch locks its row and nothing else that others know.
  */
 #include <apr_hash.h>
 #include <apr_strings.h>
@@ -38,9 +39,6 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 
 /* -- Claiming ----------------------------------------------------------------------------- */
 
-/* So many events store_outbox_due() gives at most. */
-#define DUE_MAX 100
-
 /* How long the events of an enrollment that another node has are left alone: it may be done at any
  * time. If they stand before others', for longer: all of them are written anew each time. */
 #define BUSY_DELAY apr_time_from_sec(1)
@@ -52,9 +50,10 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 typedef struct claim_t {
     service_webhook_t *webhook;
     int max;
-    apr_array_header_t *due;  /* store_due_t */
-    const store_due_t *batch; /* stands before what else there is to try, or NULL */
-    apr_array_header_t *ids;  /* those to try, and those that are here and stand before others' */
+    apr_array_header_t *due; /* store_due_t */
+    apr_array_header_t *ids; /* those to try, and those that are here and stand before others' */
+    int fresh;               /* so many of them are to be tried */
+    int more;                /* there are, or may be, others behind them */
     apr_array_header_t *runs;
     apr_time_t begun;          /* no lease is from before */
     apr_interval_time_t again; /* 0: others have none */
@@ -64,14 +63,14 @@ static apr_status_t find_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
     claim_t *c = baton;
 
-    c->due = apr_array_make(pool, DUE_MAX, sizeof(store_due_t));
+    c->due = apr_array_make(pool, STORE_OUTBOX_DUE_MAX, sizeof(store_due_t));
     return store_outbox_due(tx, c->webhook->config.name, c->due, pool);
 }
 
 /* Whether there may be more behind those that were found. */
 static int is_full(const claim_t *c)
 {
-    return c->due->nelts == DUE_MAX;
+    return c->due->nelts == STORE_OUTBOX_DUE_MAX;
 }
 
 static const hooks_run_t *get_held(const claim_t *c, const char *id)
@@ -84,29 +83,27 @@ static const hooks_run_t *get_held(const claim_t *c, const char *id)
 static void choose_ids(claim_t *c, apr_pool_t *pool)
 {
     apr_hash_t *seen = apr_hash_make(pool);
-    int fresh = 0;
 
-    c->batch = NULL;
+    c->fresh = 0;
+    c->more = is_full(c);
     c->ids = apr_array_make(pool, c->max, sizeof(const char *));
     for (int i = 0; i < c->due->nelts; i++) {
-        const store_due_t *due = &APR_ARRAY_IDX(c->due, i, store_due_t);
-        const char *id = due->id;
+        const char *id = APR_ARRAY_IDX(c->due, i, store_due_t).id;
         const hooks_run_t *held = get_held(c, id);
 
-        if (store_outbox_is_batch(due)) {
-            c->batch = c->batch == NULL && fresh < c->max ? due : c->batch;
+        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL || (held != NULL && !is_full(c))) {
             continue;
         }
-        if (apr_hash_get(seen, id, APR_HASH_KEY_STRING) != NULL ||
-            !(held != NULL ? is_full(c) : fresh < c->max)) {
-            continue;
+        if (held == NULL && c->fresh == c->max) {
+            c->more = 1;
+            break;
         }
         apr_hash_set(seen, id, APR_HASH_KEY_STRING, id);
         APR_ARRAY_PUSH(c->ids, const char *) = id;
         if (held != NULL) {
             ((outbox_run_t *)held->events)->postponed = 1;
         } else {
-            fresh++;
+            c->fresh++;
         }
     }
     store_sort_ids(c->ids);
@@ -208,8 +205,8 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 
         status = get_held(c, id) != NULL ? make_room(tx, c, id, pool) : claim_id(tx, c, id, pool);
     }
-    if (c->again != 0 && is_full(c)) {
-        c->again = 1; /* there may be others behind those that were postponed: at once */
+    if (c->again != 0 && c->more) {
+        c->again = 1; /* there are others behind those that were postponed: at once */
     }
     return status;
 }
@@ -224,20 +221,10 @@ static apr_status_t find(claim_t *c, apr_pool_t *pool)
     return status;
 }
 
-static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
+static apr_status_t lease(claim_t *c, apr_pool_t *pool)
 {
-    apr_status_t status = find(c, pool);
+    apr_status_t status = store_write(c->webhook->store, claim_work, c, pool);
 
-    if (status == APR_SUCCESS && c->batch != NULL) {
-        status = webhook_batch_split(c->webhook, c->batch, pool);
-        if (status == APR_SUCCESS) {
-            status = find(c, pool);
-        }
-    }
-    if (status != APR_SUCCESS || c->ids->nelts == 0) {
-        return status;
-    }
-    status = store_write(c->webhook->store, claim_work, c, pool);
     if (status != APR_SUCCESS) {
         drop_runs(c->runs);
     }
@@ -249,18 +236,36 @@ static apr_status_t claim_with(claim_t *c, apr_pool_t *pool)
     return status;
 }
 
-static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_time_t *again)
+/* Where too little is due, a batch is split to have more; the next one at once, unless a receiver
+ * that is down has enough already. */
+static apr_status_t claim_with(claim_t *c, int down, apr_pool_t *pool)
+{
+    apr_status_t status = find(c, pool);
+    int split = 0;
+
+    if (status == APR_SUCCESS && c->fresh < c->max) {
+        split = webhook_batch_split(c->webhook, down, pool);
+        status = split ? find(c, pool) : status;
+    }
+    if (status == APR_SUCCESS && c->ids->nelts > 0) {
+        status = lease(c, pool);
+    }
+    if (split && !down && status == APR_SUCCESS) {
+        c->again = 1;
+    }
+    return status;
+}
+
+static apr_status_t claim(void *baton, int max, int down, apr_array_header_t *runs,
+                          apr_time_t *again)
 {
     claim_t c = {.webhook = baton, .max = max, .runs = runs};
     apr_pool_t *pool;
     apr_status_t status = apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
 
     if (status == APR_SUCCESS) {
-        status = claim_with(&c, pool);
+        status = claim_with(&c, down, pool);
         apr_pool_destroy(pool);
-    }
-    if (c.batch != NULL && status == APR_SUCCESS) {
-        c.again = 1; /* one batch at a time: the next one at once */
     }
     if (c.again != 0) {
         *again = apr_time_now() + c.again;
@@ -344,7 +349,8 @@ typedef struct settle_t {
 static apr_status_t let_wait(store_tx_t *tx, settle_t *s, const hooks_run_t *run, int failures,
                              apr_interval_time_t since, apr_interval_time_t delay, apr_pool_t *pool)
 {
-    int end = run->count - run->done > DUE_MAX ? run->done + DUE_MAX : run->count;
+    int end = run->count - run->done > STORE_OUTBOX_DUE_MAX ? run->done + STORE_OUTBOX_DUE_MAX
+                                                            : run->count;
     apr_status_t status = store_outbox_wait(tx, s->webhook->config.name, run->id, s->webhook->owner,
                                             failures, since, delay, pool);
 

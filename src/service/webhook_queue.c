@@ -187,7 +187,8 @@ static apr_status_t add_run(apr_array_header_t *runs, webhook_entry_t *entry)
     return APR_SUCCESS;
 }
 
-static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_time_t *again)
+static apr_status_t claim(void *baton, int max, int down, apr_array_header_t *runs,
+                          apr_time_t *again)
 {
     webhook_queue_t *queue = baton;
     apr_time_t now = apr_time_now();
@@ -196,6 +197,7 @@ static apr_status_t claim(void *baton, int max, apr_array_header_t *runs, apr_ti
     apr_pool_t *pool;
     apr_hash_t *seen;
 
+    (void)down;
     (void)again; /* nobody else has any */
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
     seen = apr_hash_make(pool);

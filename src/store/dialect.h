@@ -9,7 +9,10 @@
 #ifndef STORE_DIALECT_H
 #define STORE_DIALECT_H
 
+#include <apr_general.h>
 #include <apr_tables.h>
+
+#include "store.h"
 
 typedef enum {
     STMT_ASSOCIATION_LOAD,
@@ -57,8 +60,9 @@ typedef enum {
     STMT_HISTORY_COMMAND_DELETE,
     STMT_ENROLLMENT_LOAD_TALLY,
     STMT_OUTBOX_ADD,
+    STMT_OUTBOX_ADD_BATCH,
+    STMT_OUTBOX_BATCH,
     STMT_OUTBOX_DUE,
-    STMT_OUTBOX_SPLIT,
     STMT_OUTBOX_RUN,
     STMT_OUTBOX_AFTER,
     STMT_OUTBOX_LOAD,
@@ -204,9 +208,9 @@ const dialect_t *dialect_get(const char *driver);
 #define DIALECT_OUTBOX(now)                                                                        \
     [STMT_OUTBOX_ADD] = "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"    \
                         " VALUES (%s, %s, %s, %s, " now ")",                                       \
-    [STMT_OUTBOX_DUE] =                                                                            \
-        "SELECT seq, id, due_ms FROM {p}mdm_webhook_outbox"                                        \
-        " WHERE webhook = %s AND due_ms <= " now " ORDER BY due_ms, seq LIMIT 100",                \
+    [STMT_OUTBOX_DUE] = "SELECT seq, id FROM {p}mdm_webhook_outbox"                                \
+                        " WHERE webhook = %s AND due_ms >= 0 AND due_ms <= " now " AND id <> ''"   \
+                        " ORDER BY due_ms, seq LIMIT " APR_STRINGIFY(STORE_OUTBOX_DUE_MAX),        \
     [STMT_OUTBOX_POSTPONE] = "UPDATE {p}mdm_webhook_outbox SET due_ms = " now " + %lld"            \
                              " WHERE seq = %lld AND due_ms IS NOT NULL",                           \
     [STMT_OUTBOX_HURRY] =                                                                          \

@@ -26,11 +26,12 @@ static const char *const read_settings[] = {
     NULL,
 };
 
-/* A deadlock, or a lock that was waited for too long: the transaction may be repeated. */
+/* A deadlock, a lock that was waited for too long, or a row that has changed since the transaction
+ * began (MariaDB's innodb_snapshot_isolation): it may be repeated. */
 static int is_busy(int code, const char *reason)
 {
     (void)reason;
-    return code == 1213 || code == 1205;
+    return code == 1213 || code == 1205 || code == 1020;
 }
 
 #define USER_UPSERT(column)                                                                        \

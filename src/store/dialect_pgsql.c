@@ -38,7 +38,7 @@ static int is_busy(int code, const char *reason)
 /* What the driver escapes, it escapes for this. */
 #define PLAIN_STRINGS "SET standard_conforming_strings = on"
 
-/* Each statement wants some rows by an index, the first ones in its order: after a table has grown
+/* What requests and deliverers want is the first rows in an index's order: after a table has grown
  * from nothing, the planner would for a while rather find all and sort them, each time anew. */
 #define BY_INDEX "SET enable_bitmapscan = off"
 

@@ -193,11 +193,15 @@ static const char *const dialect_standard[STMT_COUNT] = {
         " updated_at = CURRENT_TIMESTAMP"
         " WHERE {p}command_results.status = 'NotNow'",
     [STMT_ENROLLMENT_LOAD_TALLY] = "SELECT token_update_tally FROM {p}enrollments WHERE id = %s",
-    [STMT_OUTBOX_SPLIT] = "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"
-                          " VALUES (%s, %s, %s, %s, %s)", /* as literals */
+    [STMT_OUTBOX_ADD_BATCH] =
+        "INSERT INTO {p}mdm_webhook_outbox (webhook, id, topic, event, due_ms)"
+        " VALUES (%s, '', %s, %s, -1)",
+    [STMT_OUTBOX_BATCH] = "SELECT seq FROM {p}mdm_webhook_outbox"
+                          " WHERE webhook = %s AND id = '' AND seq > %lld AND due_ms IS NOT NULL"
+                          " ORDER BY webhook, id, seq LIMIT 1",
     [STMT_OUTBOX_RUN] = "SELECT seq FROM {p}mdm_webhook_outbox"
                         " WHERE webhook = %s AND id = %s AND due_ms IS NOT NULL"
-                        " ORDER BY webhook, id, seq LIMIT 1000",
+                        " ORDER BY webhook, id, seq LIMIT " APR_STRINGIFY(STORE_OUTBOX_RUN_MAX),
     [STMT_OUTBOX_AFTER] = "SELECT seq FROM {p}mdm_webhook_outbox"
                           " WHERE webhook = %s AND id = %s AND seq > %lld AND due_ms IS NOT NULL"
                           " ORDER BY webhook, id, seq LIMIT 1",

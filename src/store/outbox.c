@@ -4,10 +4,11 @@
 /* Webhook events that wait for their delivery, as rows, and the leases by which one node at a time
  * has those of an enrollment.
  *
- * A device's transaction only inserts an event. Deliverers read without locks, delete and postpone
- * by primary key, and take leases in a table of their own: a device never waits for them. Times are
- * milliseconds of the database's clock. An event that is due and whose enrollment another node has,
- * or has to wait, is postponed, so that the next search does not meet it again.
+ * A device's transaction only inserts an event. Deliverers read without locks, delete, postpone and
+ * split by primary key, and take leases in a table of their own: a device never waits for them.
+ * Times are milliseconds of the database's clock. An event that is due and whose enrollment another
+ * node has, or has to wait, is postponed, so that the next search does not meet it again. Batches
+ * have no id, and a time that is never found to be due.
  */
 #include <apr_strings.h>
 #include <stdlib.h>
@@ -70,9 +71,18 @@ apr_status_t store_outbox_due(store_tx_t *tx, const char *webhook, apr_array_hea
                : APR_SUCCESS;
 }
 
-int store_outbox_is_batch(const store_due_t *due)
+apr_status_t store_outbox_add_batch(store_tx_t *tx, const char *webhook, const char *topic,
+                                    const char *events)
 {
-    return *due->id == '\0';
+    return dbd_exec(tx, STMT_OUTBOX_ADD_BATCH, DBD_ARGS(webhook, topic, events), NULL);
+}
+
+apr_status_t store_outbox_batch(store_tx_t *tx, const char *webhook, const char *after,
+                                const char **seq, apr_pool_t *pool)
+{
+    return dbd_has(tx, STMT_OUTBOX_BATCH)
+               ? dbd_load(tx, STMT_OUTBOX_BATCH, DBD_ARGS(webhook, after), 1, seq, pool)
+               : APR_ENOENT;
 }
 
 apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array_header_t *events)
@@ -83,7 +93,7 @@ apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array
     if (status != APR_SUCCESS) {
         return status;
     }
-    return affected > 0 ? dbd_insert(tx, STMT_OUTBOX_SPLIT, events) : APR_ENOENT;
+    return affected > 0 ? dbd_insert(tx, STMT_OUTBOX_ADD, events) : APR_ENOENT;
 }
 
 apr_status_t store_outbox_lease(store_tx_t *tx, const char *webhook, const char *id,

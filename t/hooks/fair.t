@@ -66,6 +66,24 @@ cmp_ok(arrival('CheckOut'), '<', 5, "… do not hold up another's");
 db(q(DELETE FROM mdm_webhook_outbox WHERE id LIKE 'REFUSED%'));
 db(q(DELETE FROM mdm_webhook_leases WHERE id LIKE 'REFUSED%'));
 
+# Idle reports of a few enrollments, in batches: the receiver is no reason to give each a row.
+for my $answer ('refuses', 'is down') {
+    $receiver->answer(status => 500, match => 'IDLE');
+    $receiver->down if $answer eq 'is down';
+    my $batch = join '', map { my $id = "IDLE-$_"; map { length($_) . ":$_," } $id,
+        qq({"topic":"mdm.Connect","event_id":"$id","created_at":"x","acknowledge_event":{"raw_payload":""}}\n) } 1 .. 64;
+    db('INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES '
+        . join(', ', (q((?, '', 'mdm.Connect', ?, -1))) x 100), ($url, $batch) x 100) for 1 .. 4;
+    my $batches = sub { db_value(q(SELECT count(*) FROM mdm_webhook_outbox WHERE id = '')) };
+    ok(&eventually(sub { $batches->() < 400 }, 30), "a receiver that $answer");
+    sleep 10;
+    cmp_ok($batches->(), '>', 300, '… has batches stay what they are');
+    cmp_ok(arrival('SetBootstrapToken'), '<', 10, '… and they hold up nobody') if $answer eq 'refuses';
+    db(q(DELETE FROM mdm_webhook_outbox WHERE id LIKE 'IDLE%' OR id = ''));
+    db(q(DELETE FROM mdm_webhook_leases WHERE id LIKE 'IDLE%'));
+}
+$receiver->up;
+
 $receiver->answer(status => 200);
 my $hour = int(1000 * (time + 3600));
 db("INSERT INTO mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms) VALUES (?, 'TAKEN', 'another', $hour, 0, 0)", $url);

@@ -29,6 +29,9 @@ MaxRequestWorkers   16
 </Location>
 END_CONFIG
 $_->{dsn} ||= "dbi:SQLite:dbname=$file" for @node;
+# MariaDB's default from 11.6 on: a row that has changed since a transaction began is an error.
+my $isolation = $driver eq 'mysql' && db(q(SHOW GLOBAL VARIABLES LIKE 'innodb_snapshot_isolation'))->[0];
+$isolation &&= eval { db('SET GLOBAL innodb_snapshot_isolation = ON'); $isolation };    # if we may
 ok($_->start, 'a server starts') or diag($_->{output}, $_->log) for @node;
 server($node[0]);
 my @devices = map { enroll(device()) } 1 .. 8;
@@ -92,15 +95,15 @@ my $report = sub {
 for my $block (1 .. 50) {
     my @ids = map { "IDLE-$block-$_" } 1 .. 60;
     my $batch = join '', map { my $id = $_; map { netstring($_) } $id, $report->($id, 1), $id, $report->($id, 2) } @ids;
-    db(q(INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES (?, '', 'mdm.Connect', ?, ?)),
-        $url, $batch, $block);
+    db(q(INSERT INTO mdm_webhook_outbox (webhook, id, topic, event, due_ms) VALUES (?, '', 'mdm.Connect', ?, -1)),
+        $url, $batch);
     $said{$_} = [1, 2] for @ids;
 }
 ok((eventually { !waiting() } 90), '50 batches of 120 events') or diag(waiting());
 is_deeply(arrived(), \%said, '… in order, and once');
 for my $i (0, 1) {
     server($node[$i]);
-    log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205|cannot be delivered|given up/, 'no deadlock');
+    log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205|the database failed|could not be taken|given up/, 'no deadlock, and no failure');
 }
 
 # One of them is gone, in an orderly way: the other has its events at once.
@@ -122,4 +125,5 @@ is_deeply(\%list, \%said, '… in order');
 cmp_ok($receiver->count - keys %seen, '<=', 8, '… repeating no more than was on its way');
 ok((eventually { !db_value('SELECT count(*) FROM mdm_webhook_leases WHERE webhook = ?', $url) } 10), 'no lease is left');
 $node[1]->stop;
+db("SET GLOBAL innodb_snapshot_isolation = $isolation->{Value}") if $isolation;
 done_testing;

@@ -28,6 +28,7 @@ static hooks_source_t source;
 static apr_array_header_t *runs;
 static apr_array_header_t *unsettled;
 static apr_time_t again;
+static int down;
 static const char *logged;
 
 static void note_log(mdm_log_level_t level, apr_status_t status, const char *line)
@@ -55,6 +56,7 @@ static int setup(void **state)
     config = db_config(&db);
     mdm_log_set(note_log);
     logged = NULL;
+    down = 0;
     db_store(&db);
     store = db_store_with(&config, db.pool); /* whose connections find the tables */
     webhook = new_webhook(0, 0);
@@ -90,7 +92,7 @@ static int claim(int max)
 {
     again = 0;
     apr_array_clear(runs);
-    assert_int_equal(source.claim(source.baton, max, runs, &again), APR_SUCCESS);
+    assert_int_equal(source.claim(source.baton, max, down, runs, &again), APR_SUCCESS);
     apr_array_cat(unsettled, runs);
     return runs->nelts;
 }
@@ -128,7 +130,7 @@ static const char *load(hooks_run_t *run)
 static void pass_time(void)
 {
     db_exec(&db, "UPDATE mdm_webhook_leases SET until_ms = 1;"
-                 "UPDATE mdm_webhook_outbox SET due_ms = 1000 WHERE due_ms IS NOT NULL");
+                 "UPDATE mdm_webhook_outbox SET due_ms = 1000 WHERE due_ms > 0");
 }
 
 #define LEASES "SELECT id || ' ' || failures FROM mdm_webhook_leases"
@@ -339,7 +341,7 @@ static void test_another_node(void **state)
     (void)state;
     add("A", 1);
     add("B", 1);
-    assert_int_equal(theirs.claim(theirs.baton, 1, their_runs, &again), APR_SUCCESS);
+    assert_int_equal(theirs.claim(theirs.baton, 1, 0, their_runs, &again), APR_SUCCESS);
     apr_array_cat(unsettled, their_runs);
     assert_int_equal(their_runs->nelts, 1);
     assert_int_equal(claim(8), 1);
@@ -396,15 +398,14 @@ static void test_batches(void **state)
     assert_db(&db, COUNT, "21");
     assert_db(&db, "SELECT id || length(event) FROM mdm_webhook_outbox WHERE id <> ''",
               "it's 600300000");
-    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1000 + seq");
-    while (claim(1) == 0 && again != 0) {
-    }
+    assert_int_equal(claim(2), 2); /* the large one, and one of the first batch */
     assert_string_equal(run_at(0)->id, "it's 1");
+    assert_string_equal(run_at(1)->id, "it's 600");
     assert_string_equal(load(run_at(0)), apr_psprintf(db.pool, "1 %s", odd));
     assert_db(&db, BATCHES, "19"); /* the others are not split before it is their turn */
     assert_db(&db,
-              COUNT " WHERE webhook = '" URL "' AND topic = 'mdm.Connect' AND due_ms = 1001"
-                    " AND id = 'it''s ' || CAST(event AS INTEGER)",
+              COUNT " WHERE webhook = '" URL "' AND topic = 'mdm.Connect'"
+                    " AND due_ms > 1700000000000 AND id = 'it''s ' || CAST(event AS INTEGER)",
               "64");
     assert_int_equal(settle(run_at(0)), APR_SUCCESS);
     for (int i = 0; i < 100 && (claim(32) > 0 || again != 0); i++) {
@@ -427,25 +428,78 @@ static void test_batches(void **state)
     assert_db_null(&db, LEASES);
 }
 
-/* Events that were there before a batch come before it, those behind it after. */
+/* Events of their own come first; batches when too few are due. */
 static void test_batch_has_its_turn(void **state)
 {
     (void)state;
     queue("B", "1");
     queue("C", "1");
-    add("A", 1);
     assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
-    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1001 WHERE id = ''");
-    add("D", 1);
-    db_exec(&db, "UPDATE mdm_webhook_outbox SET due_ms = 1002 WHERE id = 'D'");
+    add("A", 1);
     assert_int_equal(claim(1), 1);
     assert_string_equal(run_at(0)->id, "A");
     assert_db(&db, BATCHES, "1");
+    add("D", 1);
     assert_int_equal(claim(2), 2);
     assert_string_equal(run_at(0)->id, "B");
-    assert_string_equal(run_at(1)->id, "C");
+    assert_string_equal(run_at(1)->id, "D");
     assert_int_equal(claim(2), 1);
-    assert_string_equal(run_at(0)->id, "D");
+    assert_string_equal(run_at(0)->id, "C");
+}
+
+/* As long as the receiver is down, batches stay what they are. */
+static void test_batches_while_down(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 64 * 20; i++) {
+        queue(apr_psprintf(db.pool, "%d", i % 30), "1");
+    }
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    down = 1;
+    for (int i = 0; i < 50; i++) {
+        again = 0;
+        for (claim(32); runs->nelts > 0;) {
+            hooks_run_t *run = *(hooks_run_t **)apr_array_pop(runs);
+
+            run->error = "no";
+            assert_int_equal(settle(run), APR_SUCCESS);
+        }
+        pass_time();
+    }
+    assert_db(&db, BATCHES, "19");
+    webhook->split = 0; /* some seconds later */
+    claim(32);
+    assert_db(&db, BATCHES, "18");
+    down = 0;
+    webhook->split = 0;
+    for (int i = 0; i < 50; i++) {
+        claim(32);
+    }
+    assert_db(&db, BATCHES, "0");
+}
+
+/* Those of another process are found after a while, and at once if it has split one already. */
+static void test_batches_of_others(void **state)
+{
+    service_webhook_t *other = new_webhook(0, 0);
+
+    (void)state;
+    assert_int_equal(claim(32), 0);
+    for (int i = 0; i < 65; i++) {
+        webhook_queue_add(other->queue, "A", "mdm.Connect", "1");
+        webhook_queue_add(other->queue, "B", "mdm.Connect", "1");
+    }
+    assert_int_equal(webhook_batch_flush(other), APR_SUCCESS);
+    assert_db(&db, BATCHES, "3");
+    assert_int_equal(claim(32), 0);
+    assert_int_equal(again, 0);
+    webhook->look = 0;
+    assert_int_equal(claim(32), 2);
+    assert_true(again != 0);
+    assert_int_equal(claim(32), 0);
+    assert_true(again != 0);
+    claim(32);
+    assert_db(&db, BATCHES, "0");
 }
 
 /* More batches than a claim looks at, and none of them for somebody who is not claimed already. */
@@ -469,38 +523,105 @@ static void test_many_batches(void **state)
     assert_db(&db, BATCHES, "0");
 }
 
-/* Two processes see the same batch: its events are there once. */
+static apr_status_t split_gone(store_tx_t *tx, void *baton, apr_pool_t *pool)
+{
+    apr_array_header_t *events = apr_array_make(pool, 1, sizeof(store_event_t));
+    const store_event_t event = {URL, "A", "mdm.Connect", "1"};
+
+    (void)baton;
+    APR_ARRAY_PUSH(events, store_event_t) = event;
+    return store_outbox_split(tx, "99", events);
+}
+
+/* Another process was faster after this one had read it: its events are there once. */
 static void test_batch_is_gone(void **state)
 {
-    store_due_t batch = {"1", "", "1000"};
+    (void)state;
+    assert_int_equal(store_write(store, split_gone, NULL, db.pool), APR_ENOENT);
+    assert_db(&db, COUNT, "0");
+}
+
+/* What one process leaves, another one takes at once: enrollments of the same batch, and those of
+ * the next. */
+static void test_two_processes(void **state)
+{
+    service_webhook_t *other = new_webhook(0, 0);
+    hooks_source_t theirs = webhook_outbox(other);
+    apr_array_header_t *their_runs = apr_array_make(db.pool, 8, sizeof(hooks_run_t *));
+    int found = 0;
 
     (void)state;
-    queue("A", "1");
-    queue("B", "1");
+    for (int i = 0; i < 128; i++) {
+        queue(apr_psprintf(db.pool, "%03d", i), "1");
+    }
     assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
-    assert_int_equal(webhook_batch_split(webhook, &batch, db.pool), APR_SUCCESS);
-    assert_int_equal(webhook_batch_split(webhook, &batch, db.pool), APR_SUCCESS);
-    assert_db(&db, "SELECT id || due_ms FROM mdm_webhook_outbox ORDER BY seq", "A1000\nB1000");
+    assert_int_equal(theirs.claim(theirs.baton, 32, 0, their_runs, &again), APR_SUCCESS);
+    apr_array_cat(unsettled, their_runs);
+    assert_int_equal(their_runs->nelts, 32);
+    for (int turn = 0; turn < 10 && found < 96; turn++) {
+        found += claim(32);
+        assert_true(runs->nelts > 0 || again < apr_time_now() + apr_time_from_msec(100));
+    }
+    assert_int_equal(found, 96);
+}
+
+/* A batch that cannot be split, as when another transaction does not end, holds up nobody else. */
+static void test_stuck_batch(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 66; i++) {
+        queue("A", i < 64 ? "1" : "2");
+    }
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    add("C", 1);
+    db_exec(&db, "CREATE TRIGGER d BEFORE DELETE ON mdm_webhook_outbox WHEN OLD.seq = 1"
+                 " BEGIN SELECT RAISE(ABORT, 'refused'); END");
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(run_at(0)->id, "C");
+    assert_non_null(strstr(logged, "could not be taken out"));
+    assert_int_equal(again, 0); /* not at once again, which would be without an end */
+    logged = NULL;
+    assert_int_equal(claim(8), 0);
     assert_null(logged);
+    webhook->split = 0; /* some seconds later */
+    assert_int_equal(claim(8), 1);
+    assert_string_equal(load(run_at(0)), "2");
+    assert_null(logged);
+    assert_int_equal(claim(8), 0); /* its turn again, and with the same end */
+    assert_non_null(strstr(logged, "could not be taken out"));
+    db_exec(&db, "DROP TRIGGER d");
+    webhook->split = 0;
+    claim(8);
+    assert_db(&db, BATCHES, "0");
 }
 
 /* What is no batch any more is kept, and holds nobody up. */
 static void test_damaged_batch(void **state)
 {
-    static const char *const texts[] = {
-        "",      "1:A,",      "1:A,1:x",    "1:A,2:x,",   "0:,1:x,", "1:A1:x,",
-        "-1:A,", " 1:A,1:x,", "1:A,1:x,\n", "1:A,0x1:x,", "A",       "99999999999999999999:A,"};
+    static const char *const texts[] = {"",
+                                        "1:A,",
+                                        "1:A,1:x",
+                                        "1:A,2:x,",
+                                        "0:,1:x,",
+                                        "1:A1:x,",
+                                        "-1:A,",
+                                        " 1:A,1:x,",
+                                        "1:A,1:x,\n",
+                                        "1:\x01,1:x,",
+                                        "1:A,0x1:x,",
+                                        "A",
+                                        "99999999999999999999:A,"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         db_exec(&db, "DELETE FROM mdm_webhook_outbox");
         add("", 1);
         db_exec(&db, apr_psprintf(db.pool, "UPDATE mdm_webhook_outbox SET event = '%s'", texts[i]));
+        webhook->look = 0;
         add("A", 1);
         logged = NULL;
         assert_int_equal(claim(8), 1);
         assert_string_equal(run_at(0)->id, "A");
-        assert_int_equal(again, 0);
         assert_non_null(strstr(logged, "the stored events are damaged"));
         assert_db(&db, "SELECT error || event FROM mdm_webhook_outbox WHERE due_ms IS NULL",
                   apr_pstrcat(db.pool, "the stored events are damaged", texts[i], NULL));
@@ -509,7 +630,7 @@ static void test_damaged_batch(void **state)
     }
 }
 
-/* A database that takes a batch, but not what is in it: it waits for a minute, and all of it. */
+/* A database that takes a batch, but not what is in it: it waits, and all of it. */
 static void test_refused_split(void **state)
 {
     (void)state;
@@ -521,12 +642,12 @@ static void test_refused_split(void **state)
                  " BEGIN SELECT RAISE(ABORT, 'refused'); END");
     assert_int_equal(claim(8), 1);
     assert_string_equal(run_at(0)->id, "C");
-    assert_non_null(strstr(logged, "will be tried again in a minute"));
+    assert_non_null(strstr(logged, "could not be taken out"));
     assert_db(&db, COUNT, "2");
     assert_int_equal(claim(8), 0);
     assert_int_equal(again, 0);
     db_exec(&db, "DROP TRIGGER refuse");
-    pass_time();
+    webhook->split = 0;
     assert_int_equal(claim(8), 2);
     assert_string_equal(load(run_at(1)), "2");
 }
@@ -646,8 +767,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_another_node, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_has_its_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_while_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_batches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_is_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_processes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stuck_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_split, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_batch, setup, teardown),

@@ -234,7 +234,7 @@ sub _make {
 CREATE DATABASE IF NOT EXISTS $user;
 CREATE USER IF NOT EXISTS $user\@'127.0.0.1' IDENTIFIED BY '$self->{password}';
 GRANT ALL ON `$user%`.* TO $user\@'127.0.0.1' WITH GRANT OPTION;
-GRANT CREATE USER ON *.* TO $user\@'127.0.0.1';
+GRANT CREATE USER, SUPER ON *.* TO $user\@'127.0.0.1';
 DELETE FROM mysql.global_priv WHERE User IN ('', 'root');
 FLUSH PRIVILEGES;
 END_SQL
