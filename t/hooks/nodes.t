@@ -29,9 +29,6 @@ MaxRequestWorkers   16
 </Location>
 END_CONFIG
 $_->{dsn} ||= "dbi:SQLite:dbname=$file" for @node;
-# MariaDB's default from 11.6 on: a row that has changed since a transaction began is an error.
-my $isolation = $driver eq 'mysql' && db(q(SHOW GLOBAL VARIABLES LIKE 'innodb_snapshot_isolation'))->[0];
-$isolation &&= eval { db('SET GLOBAL innodb_snapshot_isolation = ON'); $isolation };    # if we may
 ok($_->start, 'a server starts') or diag($_->{output}, $_->log) for @node;
 server($node[0]);
 my @devices = map { enroll(device()) } 1 .. 8;
@@ -86,6 +83,14 @@ for my $i (0, 1) {
     log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205/, 'no deadlock');
 }
 
+# MariaDB's default from 11.6 on: a row that has changed since a transaction began is an error, and
+# deadlocks are met; each transaction is repeated.
+my $isolation = $driver eq 'mysql' && db(q(SHOW GLOBAL VARIABLES LIKE 'innodb_snapshot_isolation'))->[0];
+if ($isolation && eval { db('SET GLOBAL innodb_snapshot_isolation = ON') }) {
+    $_->stop for @node;
+    ok($_->start, 'starts again, with snapshot isolation') for @node;
+}
+
 # Idle reports in batches, which all four processes see at once: each is split once.
 my $report = sub {
     my ($id, $uuid) = @_;
@@ -103,7 +108,7 @@ ok((eventually { !waiting() } 90), '50 batches of 120 events') or diag(waiting()
 is_deeply(arrived(), \%said, '… in order, and once');
 for my $i (0, 1) {
     server($node[$i]);
-    log_unlike($mark[$i], qr/40P01|40001|code 1213|code 1205|the database failed|could not be taken|given up/, 'no deadlock, and no failure');
+    log_unlike($mark[$i], qr/40P01|40001|code 1205|the database failed|could not be taken|given up/, 'no failure');
 }
 
 # One of them is gone, in an orderly way: the other has its events at once.
