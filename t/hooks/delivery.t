@@ -194,10 +194,19 @@ for my $turn (1 .. 2) {
 # they arrived
 {
     my $from = $receiver->count;
-    sleep 2;    # a child of the event MPM that ends within its first second may crash, and lose them
+    my $crash = 0;
     $receiver->answer(status => 500);
-    is_status(report($_), 200, 'idle') for @devices;
-    $httpd->stop;
+    # A child of the event MPM that is stopped right after a request crashes now and then, in httpd
+    # itself; then they are lost, and the leases of the dead child last for two minutes.
+    for my $attempt (1 .. 3) {
+        my $mark = log_mark();
+        $httpd->start if $attempt > 1;
+        is_status(report($_), 200, 'idle') for @devices;
+        sleep 0.5;
+        $httpd->stop;
+        last if log_since($mark) !~ /exit signal/;
+        $crash = 1;
+    }
     $receiver->answer(status => 200);
     ok($httpd->start, 'starts again');
     my $idle = sub {
@@ -207,7 +216,7 @@ for my $turn (1 .. 2) {
             grep { $requests[$_]{answer} == 200 && $events[$_]{inner}{status} eq 'Idle' } 0 .. $#events;
         return scalar keys %ids;
     };
-    ok((eventually { $idle->() == 3 } 75), '… and the idle reports arrive') or diag($idle->());
+    ok((eventually { $idle->() >= 3 } ($crash ? 200 : 75)), '… and the idle reports arrive') or diag($idle->());
 }
 # of ours: other suites may share the database
 for my $table (qw(outbox leases)) {
