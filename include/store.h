@@ -263,8 +263,8 @@ typedef struct store_event_t {
     const char *topic;
     const char *event;
 } store_event_t;
-/** Replace a batch by its events (store_event_t), which are due then, in one statement.
- * @return APR_ENOENT if it is gone */
+/** Replace a batch by its events (store_event_t), which are due then; together they must be small
+ * enough for the database's longest statement. @return APR_ENOENT if it is gone */
 apr_status_t store_outbox_split(store_tx_t *tx, const char *seq, const apr_array_header_t *events);
 /** Have an enrollment's events for a while, unless another owner has them or they must wait.
  * @param owner  not beginning with "-"; it does not know that it has them already

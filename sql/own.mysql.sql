@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS {p}mdm_dead_tokens (
 -- Webhook events that wait for their delivery. webhook is the URL, due_ms when to try next, in
 -- milliseconds since 1970; NULL: given up, with the reason in error. event is JSON in one line, without the
 -- payload, which follows as it is. A row without id holds events of many Idle reports, as netstrings: id and
--- event by turns; its due_ms is -1.
+-- event by turns; its due_ms means nothing but for NULL.
 CREATE TABLE IF NOT EXISTS {p}mdm_webhook_outbox (
     seq        BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     webhook    VARCHAR(255) NOT NULL,

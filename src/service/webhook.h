@@ -20,10 +20,10 @@ struct service_webhook_t {
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
     /* of webhook_batch.c: */
-    apr_uint32_t batches; /* there are some */
-    char batch[24];       /* the last one that was split, or could not be; the next is behind it */
-    apr_time_t split;     /* none before */
-    apr_time_t look;      /* when to look for one, if none is known of */
+    apr_uint32_t flushed;  /* something was stored since the last look */
+    char batch[24];        /* the last one that was split, or could not be; the next is behind it */
+    apr_time_t split_from; /* none is split before */
+    apr_time_t look_from;  /* nor looked for, unless something was stored */
 };
 
 /** Whether a message of this type has to be stored as an event. */

@@ -155,7 +155,7 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
            (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
         status = store_batch(webhook, first, pool);
         if (status == APR_SUCCESS) {
-            apr_atomic_set32(&webhook->batches, 1);
+            apr_atomic_set32(&webhook->flushed, 1);
             webhook_queue_free(first);
         } else if (answers(webhook, pool)) {
             status = store_singly(webhook, first, pool);
@@ -273,11 +273,12 @@ int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool)
     apr_time_t now = apr_time_now();
     apr_status_t status;
 
-    if (now < webhook->split || (now < webhook->look && !apr_atomic_read32(&webhook->batches))) {
+    if (now < webhook->split_from ||
+        (now < webhook->look_from && !apr_atomic_read32(&webhook->flushed))) {
         return 0;
     }
-    apr_atomic_set32(&webhook->batches, 0);
-    webhook->look = now + LOOK_INTERVAL;
+    apr_atomic_set32(&webhook->flushed, 0);
+    webhook->look_from = now + LOOK_INTERVAL;
     status = store_read(webhook->store, find_work, &next, pool);
     if (status == APR_SUCCESS && next.seq == NULL) {
         return 0;
@@ -286,7 +287,7 @@ int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool)
         apr_cpystrn(webhook->batch, next.seq, sizeof(webhook->batch));
         status = split(webhook, next.seq, pool);
     }
-    webhook->look = 0; /* there may be more */
-    webhook->split = status != APR_SUCCESS ? now + FAILURE_DELAY : down ? now + DOWN_DELAY : 0;
+    webhook->look_from = 0; /* there may be more */
+    webhook->split_from = status != APR_SUCCESS ? now + FAILURE_DELAY : down ? now + DOWN_DELAY : 0;
     return status == APR_SUCCESS;
 }
