@@ -70,7 +70,7 @@ sub answer {
 # beside the JSON, and below payloads are kept out of it: JSON::PP takes seconds for a few megabytes.
 sub requests {
     my ($self, $from) = @_;
-    my @lines = split /\n/, NanoMDM::PKI::slurp($self->{record});
+    my @lines = $self->_lines;
     return map {
         my ($head, $body) = split /\t/, $_, 2;
         +{ %{ JSON::PP->new->decode($head) }, body => decode_base64($body) };
@@ -92,8 +92,11 @@ sub events {
 sub heads {
     my ($self) = @_;
     return map { (_decode(decode_base64((split /\t/, $_, 2)[1])))[0] }
-        split /\n/, NanoMDM::PKI::slurp($self->{record});
+        $self->_lines;
 }
+
+# Of the record; one that is being written is none yet.
+sub _lines { my ($self) = @_; return NanoMDM::PKI::slurp($self->{record}) =~ /^(.*)\n/mg }
 
 # (event, what its raw_payload was)
 sub _decode {
