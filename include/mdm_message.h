@@ -141,8 +141,9 @@ typedef struct mdm_command_t {
 apr_status_t mdm_command_parse(mdm_command_t **out, const char *body, apr_size_t len,
                                const char **why, apr_pool_t *pool);
 
-/** Whether an enrollment id may be asked for: 1 to MDM_MAX_ID bytes of UTF-8 without control
- * characters. */
+/** Whether this may be the id of an enrollment, or the topic of a push certificate: 1 to MDM_MAX_ID
+ * bytes of UTF-8 without control characters. A blank at the end is none: MySQL and MariaDB take ids
+ * that only differ there for the same, and one of blanks for an empty one. */
 int mdm_id_valid(const char *id);
 
 #endif

@@ -45,7 +45,7 @@ int mdm_id_valid(const char *id)
         if (*p < 0x20 || *p == 0x7F || (*p == 0xC2 && p[1] < 0xA0))
             return 0;
     }
-    return 1;
+    return id[len - 1] != ' ';
 }
 
 /** A user channel: its id is made of the device channel's and what tells the users apart. */
@@ -93,9 +93,10 @@ apr_status_t mdm_enrollment_resolve(mdm_enrollment_t *e, const char *user_id,
         *why = "the UDID or EnrollmentID has a colon";
         return MDM_EINPUT;
     }
-    if (!mdm_id_valid(e->id)) {
+    if (!mdm_id_valid(e->device_id) || !mdm_id_valid(e->id)) {
         *why = apr_psprintf(pool,
-                            "the enrollment id is longer than %d bytes or has control characters",
+                            "the enrollment id is longer than %d bytes, ends in a blank or has "
+                            "control characters",
                             MDM_MAX_ID);
         return MDM_EINPUT;
     }

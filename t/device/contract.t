@@ -79,6 +79,9 @@ for my $colon (
 }
 is(db_value('SELECT count(*) FROM devices WHERE id LIKE ?', '%:%'), 0, '… nothing is stored');
 is_status(report({ %$device, ids => { UDID => "a\x01b" } }), 400, 'a control character in an id');
+is_status(checkin({ %{ device() }, ids => { UDID => ' ' } }, 'Authenticate'), 400, 'an id of a blank');
+is_status(report({ %$device, ids => { UDID => "$id " } }), 400, '… and a blank behind one, which MariaDB ignores');
+is_status(report({ %$device, ids => { UDID => "$id ", UserID => 'x' } }), 400, '… of a user channel, too');
 my $shared = { %$device, ids => { UDID => $id, UserID => 'FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF' } };
 is_status(checkin($shared, 'TokenUpdate'), 400, 'a Shared iPad without UserShortName');
 

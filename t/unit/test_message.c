@@ -137,6 +137,8 @@ static void test_id_valid(void **state)
     assert_false(mdm_id_valid("a\xc2\x85"));
     assert_false(mdm_id_valid("a\xe9"));
     assert_false(mdm_id_valid("a\xc2"));
+    assert_false(mdm_id_valid("a "));
+    assert_false(mdm_id_valid(" "));
 }
 
 static void assert_enrollment(const char *body, mdm_enrollment_type_t type, const char *id,
@@ -177,8 +179,8 @@ static void test_enrollment_ids(void **state)
     assert_enrollment(DICT(TYPE("CheckOut") DEVICE "<key>UserID</key><string/>"), MDM_DEVICE, "D-1",
                       NULL);
     /* kept as sent */
-    assert_enrollment(DICT(TYPE("CheckOut") STRING("UDID", " d&amp;\xc3\xa9 ")), MDM_DEVICE,
-                      " d&\xc3\xa9 ", NULL);
+    assert_enrollment(DICT(TYPE("CheckOut") STRING("UDID", " d&amp;\xc3\xa9")), MDM_DEVICE,
+                      " d&\xc3\xa9", NULL);
     assert_enrollment(
         DICT(TYPE("CheckOut") DEVICE STRING("UserID", "ffffffff-ffff-ffff-ffff-ffffffffffff")),
         MDM_USER, "D-1:ffffffff-ffff-ffff-ffff-ffffffffffff", "D-1");
