@@ -20,10 +20,11 @@ struct service_webhook_t {
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
     /* of webhook_batch.c: */
-    apr_uint32_t flushed;  /* something was stored since the last look */
-    char batch[24];        /* the last one that was split, or could not be; the next is behind it */
-    apr_time_t split_from; /* none is split before */
-    apr_time_t look_from;  /* nor looked for, unless something was stored */
+    apr_uint32_t flushed; /* something was stored since the last look */
+    char batch[24];       /* the last one that was split, or could not be; the next is behind it */
+    apr_time_t split_at;  /* when the last one was split, */
+    apr_time_t failed_at; /* when the last one that could not be was tried, */
+    apr_time_t looked_at; /* and when there was none; 0: there may be one */
 };
 
 /** Whether a message of this type has to be stored as an event. */
@@ -49,9 +50,9 @@ void webhook_outbox_missing(service_webhook_t *webhook);
  * @return MDM_EUNAVAILABLE: what could not be stored is still there */
 apr_status_t webhook_batch_flush(service_webhook_t *webhook);
 /** Replace a batch, if there is one, by its events, each a row that is due.
- * @param down  the receiver is: seldom then
+ * @param seldom  there is no need: only if the last time was long ago
  * @return whether more may be due now; what fails is logged and tried again later */
-int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool);
+int webhook_batch_split(service_webhook_t *webhook, int seldom, apr_pool_t *pool);
 
 /* webhook_queue.c: events in memory. */
 apr_status_t webhook_queue_create(webhook_queue_t **out, const service_webhook_config_t *config,

@@ -3,7 +3,8 @@
  */
 /* Events of Idle reports on their way from memory to the outbox: many in one row, which costs the
  * database little more than a single one. When too little else is due they are split into rows of
- * their own, which the deliverer knows how to handle; with a receiver that is down that is seldom.
+ * their own, which the deliverer knows how to handle; otherwise, and with a receiver that is down,
+ * that is seldom.
  *
  * A batch is text: netstrings, by turns the id of an enrollment and its event.
  */
@@ -25,11 +26,12 @@
 
 /* How long none is split after one could not be. */
 #define FAILURE_DELAY apr_time_from_sec(5)
-/* As long as the receiver is down one is split now and then: the enrollments that are tried may be
- * those whose events it refuses. */
-#define DOWN_DELAY apr_time_from_sec(10)
-/* How often to look for those that other processes have left behind. */
-#define LOOK_INTERVAL apr_time_from_sec(5)
+/* How often one is split though the receiver is down or enough else is due: all of that may be of
+ * enrollments whose events it refuses. */
+#define SELDOM_DELAY apr_time_from_sec(10)
+/* How often to look for those that other processes have left behind: each time that the deliverer
+ * does. */
+#define LOOK_INTERVAL apr_time_from_sec(3)
 
 /* -- Storing ------------------------------------------------------------------------------ */
 
@@ -259,35 +261,50 @@ static apr_status_t split(service_webhook_t *webhook, const char *seq, apr_pool_
     }
     if (status != APR_SUCCESS && status != APR_ENOENT) {
         mdm_log(MDM_LOG_WARNING, 0,
-                "webhook %s: Idle events, number %s in mdm_webhook_outbox, could not be taken out "
-                "of their row and will be tried again; the warnings before this say why",
+                "webhook %s: Idle events, number %s in mdm_webhook_outbox, were perhaps not taken "
+                "out of their row and will be tried again; the warnings before this say why",
                 webhook->config.name, seq);
         return status;
     }
     return APR_SUCCESS; /* or another process was faster */
 }
 
-int webhook_batch_split(service_webhook_t *webhook, int down, apr_pool_t *pool)
+/* Whether so much time has passed since then; a clock that was set back does not say. */
+static int is_over(apr_time_t since, apr_interval_time_t delay, apr_time_t now)
+{
+    return now < since || now - since >= delay;
+}
+
+/* Whether it is time to look for a batch. */
+static int is_time(service_webhook_t *webhook, int seldom, apr_time_t now)
+{
+    if (!is_over(webhook->failed_at, FAILURE_DELAY, now) ||
+        (seldom && !is_over(webhook->split_at, SELDOM_DELAY, now))) {
+        return 0;
+    }
+    return apr_atomic_xchg32(&webhook->flushed, 0) ||
+           is_over(webhook->looked_at, LOOK_INTERVAL, now);
+}
+
+int webhook_batch_split(service_webhook_t *webhook, int seldom, apr_pool_t *pool)
 {
     split_t next = {webhook, NULL, NULL};
     apr_time_t now = apr_time_now();
     apr_status_t status;
 
-    if (now < webhook->split_from ||
-        (now < webhook->look_from && !apr_atomic_read32(&webhook->flushed))) {
+    if (!is_time(webhook, seldom, now)) {
         return 0;
     }
-    apr_atomic_set32(&webhook->flushed, 0);
-    webhook->look_from = now + LOOK_INTERVAL;
     status = store_read(webhook->store, find_work, &next, pool);
     if (status == APR_SUCCESS && next.seq == NULL) {
+        webhook->looked_at = now;
         return 0;
     }
+    webhook->looked_at = 0; /* there may be more */
     if (status == APR_SUCCESS) {
         apr_cpystrn(webhook->batch, next.seq, sizeof(webhook->batch));
         status = split(webhook, next.seq, pool);
     }
-    webhook->look_from = 0; /* there may be more */
-    webhook->split_from = status != APR_SUCCESS ? now + FAILURE_DELAY : down ? now + DOWN_DELAY : 0;
+    *(status == APR_SUCCESS ? &webhook->split_at : &webhook->failed_at) = now;
     return status == APR_SUCCESS;
 }

@@ -236,21 +236,22 @@ static apr_status_t lease(claim_t *c, apr_pool_t *pool)
     return status;
 }
 
-/* Where too little is due, a batch is split to have more; the next one at once, unless a receiver
- * that is down has enough already. */
+/* Where too little is due, a batch is split to have more, and then the next one at once; there is
+ * no need if the receiver is down. */
 static apr_status_t claim_with(claim_t *c, int down, apr_pool_t *pool)
 {
     apr_status_t status = find(c, pool);
+    int enough = down || c->fresh == c->max;
     int split = 0;
 
-    if (status == APR_SUCCESS && c->fresh < c->max) {
-        split = webhook_batch_split(c->webhook, down, pool);
+    if (status == APR_SUCCESS) {
+        split = webhook_batch_split(c->webhook, enough, pool);
         status = split ? find(c, pool) : status;
     }
     if (status == APR_SUCCESS && c->ids->nelts > 0) {
         status = lease(c, pool);
     }
-    if (split && !down && status == APR_SUCCESS) {
+    if (split && !enough && status == APR_SUCCESS) {
         c->again = 1;
     }
     return status;

@@ -442,6 +442,7 @@ static void test_batch_has_its_turn(void **state)
     queue("C", "1");
     assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
     add("A", 1);
+    webhook->split_at = apr_time_now(); /* the one before */
     assert_int_equal(claim(1), 1);
     assert_string_equal(run_at(0)->id, "A");
     assert_db(&db, BATCHES, "1");
@@ -468,15 +469,57 @@ static void test_batches_while_down(void **state)
         pass_time();
     }
     assert_db(&db, BATCHES, "19");
-    webhook->split_from = 0; /* some seconds later */
+    webhook->split_at = 0; /* some seconds later */
     claim(32);
     assert_db(&db, BATCHES, "18");
     down = 0;
-    webhook->split_from = 0;
     for (int i = 0; i < 50; i++) {
         claim(32);
     }
     assert_db(&db, BATCHES, "0");
+}
+
+/* Nor if more than enough is always due, which may be refused for ever; but they have their turn.
+ */
+static void test_batches_while_busy(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        add(apr_psprintf(db.pool, "REFUSED %d", i), 1);
+    }
+    for (int i = 0; i < 65; i++) {
+        queue("GOOD", "1");
+        queue("GOOD", "2");
+    }
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_db(&db, BATCHES, "3");
+    for (int turn = 0; turn < 10; turn++) {
+        assert_int_equal(claim(32), 32);
+        assert_int_equal(again, 0);
+        settle_all("no");
+        pass_time();
+    }
+    assert_db(&db, BATCHES, "2");
+    assert_db(&db, COUNT " WHERE id = 'GOOD' AND due_ms > 0", "64");
+    webhook->split_at = 0; /* some seconds later */
+    assert_int_equal(claim(32), 32);
+    assert_db(&db, BATCHES, "1");
+}
+
+/* A clock that was set back does not hold them up. */
+static void test_batches_and_the_clock(void **state)
+{
+    apr_time_t later = apr_time_now() + apr_time_from_sec(3600);
+
+    (void)state;
+    down = 1;
+    queue("A", "1");
+    queue("B", "1");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    webhook->flushed = 0;
+    webhook->looked_at = webhook->split_at = webhook->failed_at = later;
+    assert_int_equal(claim(8), 2);
+    assert_true(webhook->split_at < later);
 }
 
 /* Those of another process are found after a while, and at once if it has split one already. */
@@ -494,7 +537,7 @@ static void test_batches_of_others(void **state)
     assert_db(&db, BATCHES, "3");
     assert_int_equal(claim(32), 0);
     assert_int_equal(again, 0);
-    webhook->look_from = 0;
+    webhook->looked_at = 0;
     assert_int_equal(claim(32), 2);
     assert_true(again != 0);
     assert_int_equal(claim(32), 0);
@@ -580,46 +623,63 @@ static void test_stuck_batch(void **state)
                  " BEGIN SELECT RAISE(ABORT, 'refused'); END");
     assert_int_equal(claim(8), 1);
     assert_string_equal(run_at(0)->id, "C");
-    assert_non_null(strstr(logged, "could not be taken out"));
+    assert_non_null(strstr(logged, "were perhaps not taken out"));
     assert_int_equal(again, 0); /* not at once again, which would be without an end */
     logged = NULL;
     assert_int_equal(claim(8), 0);
     assert_null(logged);
-    webhook->split_from = 0; /* some seconds later */
+    webhook->failed_at = 0; /* some seconds later */
     assert_int_equal(claim(8), 1);
     assert_string_equal(load(run_at(0)), "2");
     assert_null(logged);
     assert_int_equal(claim(8), 0); /* its turn again, and with the same end */
-    assert_non_null(strstr(logged, "could not be taken out"));
+    assert_non_null(strstr(logged, "were perhaps not taken out"));
     db_exec(&db, "DROP TRIGGER d");
-    webhook->split_from = 0;
+    webhook->failed_at = 0;
     claim(8);
     assert_db(&db, BATCHES, "0");
+}
+
+/* A batch of so many events, of an enrollment whose id is so long. */
+static const char *batch_of(int count, int id_len)
+{
+    apr_array_header_t *parts = apr_array_make(db.pool, count, sizeof(const char *));
+
+    for (int i = 0; i < count; i++) {
+        APR_ARRAY_PUSH(parts, const char *) =
+            apr_psprintf(db.pool, "%d:%0*d,1:x,", id_len, id_len, 1);
+    }
+    return apr_array_pstrcat(db.pool, parts, 0);
 }
 
 /* What is no batch any more is kept, and holds nobody up. */
 static void test_damaged_batch(void **state)
 {
-    static const char *const texts[] = {"",
-                                        "1:A,",
-                                        "1:A,1:x",
-                                        "1:A,2:x,",
-                                        "0:,1:x,",
-                                        "1:A1:x,",
-                                        "-1:A,",
-                                        " 1:A,1:x,",
-                                        "1:A,1:x,\n",
-                                        "1:\x01,1:x,",
-                                        "1:A,0x1:x,",
-                                        "A",
-                                        "99999999999999999999:A,"};
+    const char *large = apr_psprintf(db.pool, "1:A,1050000:%01050000d,", 1);
+    const char *const texts[] = {"",
+                                 "1:A,",
+                                 "1:A,1:x",
+                                 "1:A,2:x,",
+                                 "0:,1:x,",
+                                 "1:A1:x,",
+                                 "-1:A,",
+                                 " 1:A,1:x,",
+                                 "1:A,1:x,\n",
+                                 "1:\x01,1:x,",
+                                 "1:A,0x1:x,",
+                                 "A",
+                                 "99999999999999999999:A,",
+                                 "1:A,1:x,2:B ,1:x,",
+                                 batch_of(1025, 1),
+                                 batch_of(2, MDM_MAX_ID + 1),
+                                 large};
 
     (void)state;
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         db_exec(&db, "DELETE FROM mdm_webhook_outbox");
         add("", 1);
         db_exec(&db, apr_psprintf(db.pool, "UPDATE mdm_webhook_outbox SET event = '%s'", texts[i]));
-        webhook->look_from = 0;
+        webhook->looked_at = 0;
         add("A", 1);
         logged = NULL;
         assert_int_equal(claim(8), 1);
@@ -630,6 +690,23 @@ static void test_damaged_batch(void **state)
         run_at(0)->done = 1;
         assert_int_equal(settle(run_at(0)), APR_SUCCESS);
     }
+}
+
+/* The largest ones that are whole. */
+static void test_large_batch(void **state)
+{
+    (void)state;
+    add("", 2);
+    db_exec(&db, apr_psprintf(db.pool,
+                              "UPDATE mdm_webhook_outbox SET event = CASE seq WHEN 1 THEN '%s'"
+                              " ELSE '1:A,1048563:%01048563d,' END",
+                              batch_of(1024, MDM_MAX_ID), 1));
+    assert_int_equal(claim(8), 1);
+    assert_int_equal(settle_all(NULL), STORE_OUTBOX_RUN_MAX);
+    assert_int_equal(claim(8), 2);
+    assert_int_equal(run_at(0)->count, 24);
+    assert_int_equal(strlen(load(run_at(1))), 1048563);
+    assert_null(logged);
 }
 
 /* A database that takes a batch, but not what is in it: it waits, and all of it. */
@@ -644,12 +721,12 @@ static void test_refused_split(void **state)
                  " BEGIN SELECT RAISE(ABORT, 'refused'); END");
     assert_int_equal(claim(8), 1);
     assert_string_equal(run_at(0)->id, "C");
-    assert_non_null(strstr(logged, "could not be taken out"));
+    assert_non_null(strstr(logged, "were perhaps not taken out"));
     assert_db(&db, COUNT, "2");
     assert_int_equal(claim(8), 0);
     assert_int_equal(again, 0);
     db_exec(&db, "DROP TRIGGER refuse");
-    webhook->split_from = 0;
+    webhook->failed_at = 0;
     assert_int_equal(claim(8), 2);
     assert_string_equal(load(run_at(1)), "2");
 }
@@ -692,6 +769,40 @@ static void test_refused_event(void **state)
               " AND CAST(b.event AS INTEGER) <= CAST(a.event AS INTEGER)",
               "0");
     assert_int_equal(deliver_all(), 198);
+}
+
+/* A database that takes no batch, and then fails in the middle of its events: those that it has are
+ * not stored again, those that it has not stay, in their order. */
+static void test_interrupted_batch(void **state)
+{
+    (void)state;
+    for (int i = 1; i <= 6; i++) {
+        queue("A", apr_psprintf(db.pool, "%d", i));
+    }
+    db_exec(
+        &db,
+        "ALTER TABLE mdm_webhook_outbox RENAME TO real;"
+        "INSERT INTO real (seq, webhook, id, topic, event, due_ms) VALUES (0, '', '', '', '', 0);"
+        "CREATE VIEW mdm_webhook_outbox AS SELECT CASE"
+        " (SELECT count(*) FROM real WHERE event = '2')"
+        " WHEN 0 THEN event ELSE abs(-9223372036854775807 - 1) END AS event,"
+        " seq, webhook, id, topic, due_ms FROM real;"
+        "CREATE TRIGGER add_some INSTEAD OF INSERT ON mdm_webhook_outbox BEGIN"
+        " SELECT RAISE(ABORT, 'refused') WHERE NEW.event NOT IN ('2', '5');"
+        " INSERT INTO real (webhook, id, topic, event, due_ms)"
+        " VALUES (NEW.webhook, NEW.id, NEW.topic, NEW.event, NEW.due_ms); END");
+    assert_int_equal(webhook_batch_flush(webhook), MDM_EUNAVAILABLE);
+    assert_int_equal(webhook_queue_length(webhook->queue), 5);
+    assert_db(&db, "SELECT event FROM real WHERE seq > 0", "2");
+    db_exec(&db, "DROP VIEW mdm_webhook_outbox; DELETE FROM real;"
+                 "ALTER TABLE real RENAME TO mdm_webhook_outbox");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(claim(8), 1);
+    assert_int_equal(run_at(0)->count, 5);
+    for (int i = 0; i < 5; i++) {
+        run_at(0)->done = i;
+        assert_int_equal(atoi(load(run_at(0))), i == 0 ? 1 : i + 2);
+    }
 }
 
 /* What does not fit is lost, which is counted and told once. */
@@ -777,15 +888,19 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_batches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_has_its_turn, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batches_while_down, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_while_busy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_batches_and_the_clock, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batches_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many_batches, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_is_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_two_processes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stuck_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_damaged_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_large_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_split, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_event, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_interrupted_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_order, setup, teardown),
     };
