@@ -27,6 +27,7 @@ APLOG_USE_MODULE(nanomdm);
 #endif
 
 #define NANOMDM_VERSION "v0.1.0"
+#define NANOMDM_PUSH_URL "https://api.push.apple.com"
 #define NANOMDM_UNSET (-1)
 /** Seconds after which a client may try again that met a database out of reach. */
 #define NANOMDM_RETRY_AFTER "10"
@@ -128,8 +129,10 @@ typedef struct nanomdm_use_t {
     const char *where;
 } nanomdm_use_t;
 
-/* config.c: directives, defaults and merging. */
+/* directives.c */
 extern const command_rec nanomdm_commands[];
+
+/* config.c: defaults and merging. */
 void *nanomdm_create_server(apr_pool_t *pool, server_rec *server);
 void *nanomdm_merge_server(apr_pool_t *pool, void *base, void *add);
 void *nanomdm_create_dir(apr_pool_t *pool, char *path);

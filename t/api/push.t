@@ -20,13 +20,7 @@ NanoMDMMaxBody     64K
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 END_CONFIG
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
 my $mark  = log_mark();

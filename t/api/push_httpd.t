@@ -15,13 +15,7 @@ my $httpd = server(NanoMDM::Httpd->new(ports => ['apns'], modules => ['http2'], 
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 NanoMDMPushURL     https://localhost:@apns_port@
 NanoMDMPushCAFile  @pki@/other_ca.pem
 NanoMDMPushTimeout 10s

@@ -19,13 +19,7 @@ my $config = <<'END';
     SetHandler nanomdm
     NanoMDMIdentity header X-Client-Cert
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 END
 my $httpd = server(NanoMDM::Httpd->new(config => $config));
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);

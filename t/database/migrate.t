@@ -26,13 +26,7 @@ my $locations = <<'END_CONFIG';
     SetHandler nanomdm
     NanoMDMIdentity header X-Client-Cert
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 <Location "/migration">
     SetHandler nanomdm-migration
     AuthType Basic

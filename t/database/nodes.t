@@ -31,13 +31,7 @@ NanoMDMLastSeenInterval  200ms
     SetHandler nanomdm-checkin
     NanoMDMIdentity signature
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 END_CONFIG
 $_->{dsn} ||= "dbi:SQLite:dbname=$file" for @node;
 ok($_->start, 'a server starts') or diag($_->{output}, $_->log) for @node;

@@ -26,13 +26,7 @@ NanoMDMLastSeenInterval  200ms
     SetHandler nanomdm
     NanoMDMIdentity header X-Client-Cert
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 <Location "/version">
     SetHandler nanomdm-version
 </Location>

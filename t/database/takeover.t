@@ -79,13 +79,7 @@ NanoMDMLastSeenInterval  200ms
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 END_CONFIG
     $httpd->{dsn} = $dsn;
     server($httpd);

@@ -28,13 +28,7 @@ my $locations = <<"END_CONFIG";
     AuthBasicProvider nanomdm
     Require valid-user
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 END_CONFIG
 my $httpd = server(NanoMDM::Httpd->new(ports => ['pipe', 'moved', 'full'], config => <<"END_CONFIG"));
 NanoMDMDump "\@dir\@/dump.log"

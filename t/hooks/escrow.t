@@ -11,18 +11,9 @@ use NanoMDM::Test;
 my $apple = NanoMDM::Receiver->new(tls => 'server', client_ca => 'ca');
 my $elsewhere = NanoMDM::Receiver->new(tls => 'elsewhere');
 my ($apple_url, $elsewhere_url) = map { $_->url('/unlock') } $apple, $elsewhere;
-my $api = <<'END_API';
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
-END_API
 my $httpd = server(NanoMDM::Httpd->new(ports => [qw(untrusted elsewhere)], config => <<"END_CONFIG"));
 NanoMDMEscrowKeyUnlockURL $apple_url ca=\@pki\@/other_ca.pem
-$api
+\@api\@
 <VirtualHost 127.0.0.1:\@untrusted_port\@>
     NanoMDMEscrowKeyUnlockURL $apple_url
 </VirtualHost>

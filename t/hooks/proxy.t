@@ -27,13 +27,7 @@ NanoMDMEscrowKeyUnlockURL $escrow_url ca=\@pki\@/other_ca.pem
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 <VirtualHost 127.0.0.1:\@plain_port\@>
     NanoMDMDeclarativeManagement $url
 </VirtualHost>

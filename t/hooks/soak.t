@@ -44,13 +44,7 @@ CustomLog "\@dir\@/soak_log" soak
 <Location "/checkin">
     SetHandler nanomdm-checkin
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 END_CONFIG
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);
 

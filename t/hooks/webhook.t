@@ -36,13 +36,7 @@ NanoMDMWebhook $memory_url delivery=memory ca=\@pki\@/other_ca.pem key=file:\@sc
     AuthBasicProvider nanomdm
     Require valid-user
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+\@api\@
 END_CONFIG
 my $httpd = server(NanoMDM::Httpd->new(config => $config));
 ok($httpd->start, 'starts') or diag($httpd->{output}, $httpd->log);

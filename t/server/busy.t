@@ -17,13 +17,7 @@ my $httpd = server(NanoMDM::Httpd->new(config => <<'END_CONFIG'));
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 <Location "/version">
     SetHandler nanomdm-version
 </Location>

@@ -23,13 +23,7 @@ my $host = <<'END_HOST';
     <Location "/mdm">
         SetHandler nanomdm
     </Location>
-    <Location "/v1/">
-        SetHandler nanomdm-api
-        AuthType Basic
-        AuthName "nanomdm"
-        AuthBasicProvider nanomdm
-        Require valid-user
-    </Location>
+    @api@
 </VirtualHost>
 END_HOST
 my $httpd = server(NanoMDM::Httpd->new(base => 0, ports => ['site'], config => $host));

@@ -20,13 +20,7 @@ NanoMDMPushTimeout 4s
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 <Location "/version">
     SetHandler nanomdm-version
 </Location>

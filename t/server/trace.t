@@ -17,13 +17,7 @@ my $config = <<'END_CONFIG';
     SetHandler nanomdm
     Require all denied
 </Location>
-<Location "/v1/">
-    SetHandler nanomdm-api
-    AuthType Basic
-    AuthName "nanomdm"
-    AuthBasicProvider nanomdm
-    Require valid-user
-</Location>
+@api@
 <Location "/open/">
     SetHandler nanomdm-api
 </Location>

@@ -13,7 +13,7 @@
 #
 # In the configuration stand for themselves: @port@ (already listened on, as are the other ports
 # asked for), @NAME_port@, @dir@ (of this httpd, where nanomdm.db is), @database@ (what follows
-# NanoMDMDatabase), @pki@, @scratch@, @modules@.
+# NanoMDMDatabase), @api@ (what serves the API below /v1/), @pki@, @scratch@, @modules@.
 
 package NanoMDM::Httpd;
 
@@ -71,6 +71,16 @@ NanoMDMAPIKey            file:@scratch@/api.key
 NanoMDMLastSeenInterval  200ms
 END_BASE
 
+my $api = <<'END_API';
+<Location "/v1/">
+    SetHandler nanomdm-api
+    AuthType Basic
+    AuthName "nanomdm"
+    AuthBasicProvider nanomdm
+    Require valid-user
+</Location>
+END_API
+
 my $frame = <<'END_FRAME';
 ServerRoot "@dir@"
 ServerName 127.0.0.1
@@ -121,7 +131,7 @@ sub configure {
         database => $self->{dsn}
             ? NanoMDM::Test::var('nanomdm_database') : "sqlite3 $self->{dir}/nanomdm.db",
         dir => $self->{dir}, pki => NanoMDM::Test::var('pki'), scratch => $scratch,
-        modules => $libexec,
+        modules => $libexec, api => $api,
         map { (length $_ ? "${_}_port" : 'port', $self->{port}{$_}) } keys %{ $self->{port} },
     );
     $text =~ s/\@(\w+)\@/$value{$1} \/\/ die "no such name in a configuration: $1"/ge;
