@@ -60,10 +60,11 @@ typedef struct hooks_run_t {
     int done;          /* so many from the first on were delivered */
     const char *error; /* why the one behind them was not; NULL: it was not tried */
     int hopeless;      /* nor will it ever be */
-    apr_time_t until;  /* when it stops being ours */
+    apr_time_t until;  /* when it stops being ours, by mdm_clock() */
 } hooks_run_t;
 
-/** Where events come from. Called by the deliverer's thread alone, but for what says otherwise. */
+/** Where events come from. Called by the deliverer's thread alone, but for what says otherwise.
+ * Times are mdm_clock()'s. */
 typedef struct hooks_source_t {
     /** Append at most so many runs (hooks_run_t *) whose first event is due; none on failure.
      * down: the receiver is, and more effort than trying it takes is wasted. *again is when to ask

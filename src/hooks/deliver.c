@@ -16,6 +16,7 @@
 #include <poll.h>
 
 #include "http.h"
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #define CONNECTIONS 4
@@ -127,7 +128,7 @@ static apr_interval_time_t with_jitter(apr_interval_time_t time)
 static void end_run(hooks_deliverer_t *d, hooks_run_t *run)
 {
     if (d->ended->nelts == 0) {
-        d->settle = apr_time_now() + SETTLE_WAIT;
+        d->settle = mdm_clock() + SETTLE_WAIT;
     }
     APR_ARRAY_PUSH(d->ended, hooks_run_t *) = run;
 }
@@ -170,7 +171,7 @@ static void note_failure(hooks_deliverer_t *d, const hooks_run_t *run, int weigh
         mdm_log(MDM_LOG_WARNING, 0, "webhook %s is down: its events wait", d->name);
     }
     if (!d->absent) {
-        d->pause = apr_time_now() + PAUSE_REFUSAL;
+        d->pause = mdm_clock() + PAUSE_REFUSAL;
         return;
     }
     end_waiting(d);
@@ -178,7 +179,7 @@ static void note_failure(hooks_deliverer_t *d, const hooks_run_t *run, int weigh
         pause *= 2;
     }
     d->pauses++;
-    d->pause = apr_time_now() + with_jitter(pause < PAUSE_MAX ? pause : PAUSE_MAX);
+    d->pause = mdm_clock() + with_jitter(pause < PAUSE_MAX ? pause : PAUSE_MAX);
 }
 
 static void look_again(hooks_deliverer_t *d, apr_time_t again)
@@ -196,7 +197,7 @@ static void settle(hooks_deliverer_t *d)
     if (d->ended->nelts == 0) {
         return;
     }
-    d->settle = apr_time_now() + PAUSE_MIN; /* should it fail now */
+    d->settle = mdm_clock() + PAUSE_MIN; /* should it fail now */
     d->unsettled = 1;
     apr_pool_create(&pool, d->pool);
     if (d->source.settle(d->source.baton, d->ended, &again, pool) == APR_SUCCESS) {
@@ -213,7 +214,7 @@ static void settle(hooks_deliverer_t *d)
 
 static void claim(hooks_deliverer_t *d)
 {
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
     int max = d->pause != 0 && d->absent ? 1 : CLAIM_MAX;
     int woken = apr_atomic_xchg32(&d->woken, 0) != 0;
     apr_time_t again = 0;
@@ -258,7 +259,7 @@ static void go_on(hooks_deliverer_t *d, slot_t *slot)
     apr_status_t status = APR_ENOENT;
 
     apr_pool_clear(slot->pool);
-    if (run->done < run->count && apr_time_now() < slot->end) {
+    if (run->done < run->count && mdm_clock() < slot->end) {
         status = d->source.load(d->source.baton, run, &event, slot->pool);
     }
     if (status == APR_SUCCESS) {
@@ -281,7 +282,7 @@ static void fill_slots(hooks_deliverer_t *d)
 
         while (slot->run == NULL && d->waiting->nelts > 0) {
             slot->run = *(hooks_run_t **)apr_array_pop(d->waiting);
-            slot->end = apr_time_now() + RUN_TIME;
+            slot->end = mdm_clock() + RUN_TIME;
             go_on(d, slot);
         }
     }
@@ -358,7 +359,7 @@ static int is_readable(int fd)
  * its own time. */
 static int must_settle(const hooks_deliverer_t *d)
 {
-    apr_interval_time_t left = d->settle - apr_time_now();
+    apr_interval_time_t left = d->settle - mdm_clock();
 
     return d->ended->nelts > 0 &&
            (left <= 0 || (left <= SETTLE_WAIT && (d->ended->nelts >= SETTLE_MAX ||
@@ -370,8 +371,7 @@ static int must_settle(const hooks_deliverer_t *d)
 static int may_claim(const hooks_deliverer_t *d)
 {
     return d->waiting->nelts == 0 && !d->unsettled &&
-           (d->pause == 0 ||
-            (!is_sending(d) && d->ended->nelts == 0 && apr_time_now() >= d->pause));
+           (d->pause == 0 || (!is_sending(d) && d->ended->nelts == 0 && mdm_clock() >= d->pause));
 }
 
 /* Ends with slots filled as far as there are runs: libcurl's own timer has new requests begin. */
@@ -393,7 +393,7 @@ static void turn(hooks_deliverer_t *d)
 /* How long nothing is to be done but for what the network brings, in milliseconds. */
 static int wait_time(const hooks_deliverer_t *d)
 {
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
     apr_time_t until = now + LOOK_INTERVAL;
 
     if (may_claim(d)) {
@@ -433,7 +433,7 @@ void hooks_deliverer_run(hooks_deliverer_t *d, int stop_fd, apr_interval_time_t 
             curl_multi_poll(d->multi, &stop, 1, wait_time(d), NULL);
         }
     }
-    for (apr_time_t end = apr_time_now() + grace; apr_time_now() < end;) {
+    for (apr_time_t end = mdm_clock() + grace; mdm_clock() < end;) {
         d->look = 0;
         turn(d);
         if (!is_sending(d) && d->waiting->nelts == 0 && !d->more) {

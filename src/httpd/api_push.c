@@ -3,12 +3,13 @@
  */
 /* GET, PUT and POST push/ID,…: push, and tell what came of it. */
 #include "api.h"
+#include "mdm_clock.h"
 
 static int run_push(request_rec *r, const apr_array_header_t *ids)
 {
     const service_t *service = &nanomdm_server(r->server)->service;
     apr_array_header_t *results = service_results(ids, r->pool);
-    apr_time_t begun = apr_time_now();
+    apr_time_t begun = mdm_clock();
     api_json_t json;
     const char *why;
     int failed;
@@ -24,7 +25,7 @@ static int run_push(request_rec *r, const apr_array_header_t *ids)
     failed = api_json_results(&json, results);
     http_status = api_results_status(results, failed);
     ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, r, "push ids=%d failed=%d code=%d ms=%" APR_TIME_T_FMT,
-                  results->nelts, failed, http_status, apr_time_as_msec(apr_time_now() - begun));
+                  results->nelts, failed, http_status, apr_time_as_msec(mdm_clock() - begun));
     return api_json_reply(&json, http_status);
 }
 

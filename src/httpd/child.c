@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "service_history.h"
 
@@ -31,6 +32,7 @@
 /* A webhook with its thread. */
 typedef struct delivery_t {
     service_webhook_t *webhook;
+    const char *name;
     apr_interval_time_t grace;
 } delivery_t;
 
@@ -48,6 +50,7 @@ typedef struct child_t {
     apr_pool_t *pool;            /* of stores and threads; not the child's, see child_cleanup() */
     apr_array_header_t *workers; /* nanomdm_worker_t * */
     apr_array_header_t *loops;   /* likewise: those that waking would stop */
+    apr_array_header_t *deliveries; /* delivery_t * */
     hooks_http_t *http;
     service_waiting_t *waiting; /* for the declaration server; NULL: no limit */
     int threaded;
@@ -131,28 +134,25 @@ static apr_status_t start_workers(child_t *child, const nanomdm_server_t *conf,
     return status;
 }
 
-/* Virtual hosts with the same database share a webhook that they have in common. */
-static apr_status_t start_webhook(child_t *child, const service_webhook_config_t *config,
-                                  nanomdm_database_t *database, service_webhook_t **out)
+static apr_status_t make_webhook(child_t *child, const service_webhook_config_t *config,
+                                 nanomdm_database_t *database, service_webhook_t **out)
 {
     delivery_t *delivery = apr_pcalloc(child->pool, sizeof(*delivery));
-    apr_status_t status;
+    apr_status_t status =
+        service_webhook_create(&delivery->webhook, config, database->store, child->pool);
 
+    delivery->name = config->name;
     delivery->grace = child->threaded ? WEBHOOK_GRACE : WEBHOOK_GRACE_PREFORK;
-    status = service_webhook_create(&delivery->webhook, config, database->store, child->pool);
     if (status == APR_SUCCESS) {
+        APR_ARRAY_PUSH(child->deliveries, delivery_t *) = delivery;
         *out = delivery->webhook;
-        if (start_loop(child, delivery_loop, delivery) != APR_SUCCESS) {
-            ap_log_error(APLOG_MARK, APLOG_CRIT, 0, log_server,
-                         "NanoMDMWebhook %s: no thread; events are left to other children",
-                         config->name);
-        }
     }
     return status;
 }
 
-static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf,
-                           nanomdm_database_t *database)
+/* Virtual hosts with the same database share a webhook that they have in common. */
+static void make_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf,
+                          nanomdm_database_t *database)
 {
     int count = conf->webhooks != NULL ? conf->webhooks->nelts : 0;
 
@@ -164,7 +164,7 @@ static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf
         apr_status_t status = APR_SUCCESS;
 
         if (webhook == NULL) {
-            status = start_webhook(child, config, database, &webhook);
+            status = make_webhook(child, config, database, &webhook);
         }
         if (status != APR_SUCCESS) {
             ap_log_error(APLOG_MARK, APLOG_CRIT, status, s,
@@ -177,6 +177,20 @@ static void start_webhooks(child_t *child, server_rec *s, nanomdm_server_t *conf
             conf->service.webhooks = apr_array_make(child->pool, 1, sizeof(webhook));
         }
         APR_ARRAY_PUSH(conf->service.webhooks, service_webhook_t *) = webhook;
+    }
+}
+
+/* Once there is nothing left to make that they would see in the making. */
+static void start_deliveries(child_t *child)
+{
+    for (int i = 0; i < child->deliveries->nelts; i++) {
+        delivery_t *delivery = APR_ARRAY_IDX(child->deliveries, i, delivery_t *);
+
+        if (start_loop(child, delivery_loop, delivery) != APR_SUCCESS) {
+            ap_log_error(APLOG_MARK, APLOG_CRIT, 0, log_server,
+                         "NanoMDMWebhook %s: no thread; events are left to other children",
+                         delivery->name);
+        }
     }
 }
 
@@ -224,11 +238,7 @@ static apr_status_t open_database(child_t *child, nanomdm_database_t **out,
     database->webhooks = apr_hash_make(child->pool);
     status = store_open(&database->store, &config, why, child->pool);
     if (status == APR_SUCCESS) {
-        *why = "a background thread cannot be started";
         status = service_lastseen_create(&database->lastseen, database->store, child->pool);
-    }
-    if (status == APR_SUCCESS) {
-        status = start_workers(child, conf, database);
     }
     if (status == APR_SUCCESS) {
         *out = database;
@@ -252,7 +262,7 @@ static int stop_all(const apr_array_header_t *workers, apr_time_t end)
         nanomdm_worker_stop(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *), 0);
     }
     for (int i = 0; i < workers->nelts; i++) {
-        apr_interval_time_t left = end - apr_time_now();
+        apr_interval_time_t left = end - mdm_clock();
 
         all &= nanomdm_worker_stop(APR_ARRAY_IDX(workers, i, nanomdm_worker_t *),
                                    left > 0 ? left : 0) == APR_SUCCESS;
@@ -272,7 +282,7 @@ static void free_all(const apr_array_header_t *workers)
 static apr_status_t child_cleanup(void *data)
 {
     child_t *child = data;
-    apr_time_t end = apr_time_now() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
+    apr_time_t end = mdm_clock() + (child->threaded ? STOP_WAIT : STOP_WAIT_PREFORK);
     int all;
 
     if (child->threaded) { /* else this is a signal handler, which may not */
@@ -306,6 +316,27 @@ static void fill_service(const child_t *child, nanomdm_server_t *conf, nanomdm_d
     conf->service.push_timeout = conf->push_timeout;
 }
 
+/* The threads of the server's database, unless another one with the same has them already. */
+static void start_database(child_t *child, server_rec *s, apr_hash_t *by_key, apr_pool_t *pchild)
+{
+    nanomdm_server_t *conf = nanomdm_server(s);
+    nanomdm_database_t *database =
+        apr_hash_get(by_key, nanomdm_database_key(conf, pchild), APR_HASH_KEY_STRING);
+
+    if (!conf->used || database == NULL) {
+        return;
+    }
+    if (!database->started) {
+        database->started = 1;
+        database->status = start_workers(child, conf, database);
+    }
+    if (database->status != APR_SUCCESS) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, database->status, s,
+                     "NanoMDMDatabase: a background thread cannot be started: requests get 503");
+        conf->service.store = NULL;
+    }
+}
+
 static child_t *this_child;
 
 static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *pchild)
@@ -331,8 +362,12 @@ static void open_databases(child_t *child, server_rec *main_server, apr_pool_t *
             apr_hash_set(by_key, key, APR_HASH_KEY_STRING, database);
         }
         fill_service(child, conf, database);
-        start_webhooks(child, s, conf, database);
+        make_webhooks(child, s, conf, database);
     }
+    for (server_rec *s = main_server; s != NULL; s = s->next) {
+        start_database(child, s, by_key, pchild);
+    }
+    start_deliveries(child);
 }
 
 static const char *pusher_key(const apns_config_t *config, apr_pool_t *pool)
@@ -401,6 +436,7 @@ void nanomdm_child_init(apr_pool_t *pchild, server_rec *main_server)
     ap_mpm_query(AP_MPMQ_IS_THREADED, &child->threaded);
     child->workers = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
     child->loops = apr_array_make(pchild, 1, sizeof(nanomdm_worker_t *));
+    child->deliveries = apr_array_make(pchild, 1, sizeof(delivery_t *));
     child->waiting = half_of_the_threads(pchild);
     nanomdm_dump_child_init(pchild, main_server);
     if (hooks_http_create(&child->http, child->pool) != APR_SUCCESS) {

@@ -17,10 +17,10 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 #include <util_mutex.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #define MUTEX_TYPE "nanomdm-dump"
@@ -174,30 +174,22 @@ void nanomdm_dump_child_init(apr_pool_t *pchild, server_rec *s)
 
 /* -- Writing ------------------------------------------------------------------------------ */
 
-static long now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* @return 0 once it takes more, APR_TIMEUP if it did not until then */
-static int wait_for(int fd, long end)
+static int wait_for(int fd, apr_time_t end)
 {
     struct pollfd pollfd = {fd, POLLOUT, 0};
-    long left;
+    apr_interval_time_t left;
     int ready = 0;
 
     do {
-        left = end - now_ms();
-        ready = poll(&pollfd, 1, left > 0 ? (int)left : 0);
+        left = end - mdm_clock();
+        ready = poll(&pollfd, 1, left > 0 ? (int)apr_time_as_msec(left) + 1 : 0);
     } while (ready < 0 && errno == EINTR);
     return ready > 0 ? 0 : ready == 0 ? APR_TIMEUP : errno;
 }
 
 /* @return 0, APR_TIMEUP, or errno */
-static int write_all(int fd, struct iovec *parts, int count, long end)
+static int write_all(int fd, struct iovec *parts, int count, apr_time_t end)
 {
     while (count > 0) {
         ssize_t written = writev(fd, parts, count);
@@ -227,7 +219,7 @@ static int write_all(int fd, struct iovec *parts, int count, long end)
 static int write_record(nanomdm_dump_t *dump, struct iovec *parts, int count)
 {
     int stuck = apr_atomic_read32(&dump->stuck) != 0;
-    long end = now_ms() + WAIT_MS;
+    apr_time_t end = mdm_clock() + apr_time_from_msec(WAIT_MS);
     int error = apr_global_mutex_timedlock(dump->mutex, stuck ? 0 : apr_time_from_msec(WAIT_MS));
 
     if (error == APR_SUCCESS) {

@@ -57,6 +57,8 @@ typedef struct nanomdm_database_t {
     store_t *store;
     service_lastseen_t *lastseen;
     apr_hash_t *webhooks; /* by name: service_webhook_t */
+    int started;          /* its threads were, or could not be: */
+    apr_status_t status;
 } nanomdm_database_t;
 
 /** Where message bodies are written for debugging. */

@@ -8,6 +8,7 @@
  * Stopping uses pipes and poll alone: the prefork MPM runs it inside its SIGTERM handler, where no
  * lock may be taken, and no thread may hold up the end of the child for long.
  */
+#include "mdm_clock.h"
 #include "nanomdm.h"
 
 #include <apr_atomic.h>
@@ -139,13 +140,13 @@ void nanomdm_worker_wake(nanomdm_worker_t *worker)
 apr_status_t nanomdm_worker_stop(nanomdm_worker_t *worker, apr_interval_time_t wait)
 {
     struct pollfd fd = {worker->done[0], POLLIN, 0};
-    apr_time_t end = apr_time_now() + wait;
+    apr_time_t end = mdm_clock() + wait;
     int ready = 0;
 
     apr_atomic_set32(&worker->stopping, 1);
     nanomdm_worker_wake(worker);
     do {
-        apr_interval_time_t left = end - apr_time_now();
+        apr_interval_time_t left = end - mdm_clock();
 
         ready = poll(&fd, 1, left > 0 ? (int)apr_time_as_msec(left) + 1 : 0);
     } while (ready < 0 && errno == EINTR);

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 /* The core's log: formats a line and hands it to the sink of the program that links the core. */
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #include <apr_atomic.h>
@@ -53,8 +54,8 @@ void mdm_log(mdm_log_level_t level, apr_status_t status, const char *format, ...
 
 int mdm_log_due(apr_uint32_t *told)
 {
-    apr_uint32_t now = (apr_uint32_t)apr_time_sec(apr_time_now());
+    apr_uint32_t now = (apr_uint32_t)apr_time_sec(mdm_clock()) + 1;
     apr_uint32_t last = apr_atomic_read32(told);
 
-    return now - last >= TELL_INTERVAL && apr_atomic_cas32(told, now, last) == last;
+    return (last == 0 || now - last >= TELL_INTERVAL) && apr_atomic_cas32(told, now, last) == last;
 }

@@ -11,14 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-apr_time_t call_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return apr_time_from_sec(now.tv_sec) + now.tv_nsec / 1000;
-}
-
 /* ---- the desk ----------------------------------------------------------------------------- */
 
 apr_status_t desk_init(desk_t *desk, int waiting_max)

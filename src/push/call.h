@@ -56,7 +56,7 @@ struct call_t {
     call_t *next_gone;
     apns_push_t *pushes; /* NULL: the caller has left */
     lane_t *lanes;
-    apr_time_t end; /* monotonic */
+    apr_time_t end; /* of mdm_clock(), as all times here */
     int left;       /* pushes without a result */
     int taken;      /* by the pusher's thread */
     pthread_cond_t done;
@@ -78,8 +78,6 @@ typedef struct desk_t {
     call_t **fresh_end;
     call_t *gone;
 } desk_t;
-
-apr_time_t call_now(void);
 
 apr_status_t desk_init(desk_t *desk, int waiting_max);
 void desk_destroy(desk_t *desk);

@@ -32,7 +32,7 @@ typedef enum {
     CONNECTION_REFUSED, /* one side does not take the other's certificate */
 } connection_fate_t;
 
-/** Begin to connect. All times are monotonic.
+/** Begin to connect. All times are of mdm_clock().
  * @param config  what it points to must outlive the connection
  * @return APR_ENOMEM */
 apr_status_t connection_create(connection_t **out, const connection_config_t *config,

@@ -34,7 +34,7 @@ void lookup_destroy(lookup_t *lookup);
 
 /** The host's addresses, at most LOOKUP_FRESH old; begins to look when there are none.
  *
- * @param now  monotonic
+ * @param now  of mdm_clock()
  * @return APR_EINPROGRESS: ask again after LOOKUP_PAUSE; APR_ENOENT: it has none, or no resolver
  *         answers, with the reason in *why
  */

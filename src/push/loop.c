@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "answer.h"
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "pusher.h"
 
@@ -668,9 +669,9 @@ static void run(apns_t *apns, int stop_fd, apr_interval_time_t grace)
 
     while (!apns->stopping || (apns->sent > 0 && apns->now < end)) {
         int stop =
-            wait_for_events(apns, topics, stop_fd, apns->stopping ? end : call_now() + PAUSE_MAX);
+            wait_for_events(apns, topics, stop_fd, apns->stopping ? end : mdm_clock() + PAUSE_MAX);
 
-        apns->now = call_now();
+        apns->now = mdm_clock();
         take_calls(apns); /* it takes the wake-up, too: what comes after it wakes again */
         topics = take_certificates(apns);
         if (stop) {
@@ -697,7 +698,7 @@ void apns_run(apns_t *apns, int stop_fd, apr_interval_time_t grace)
     apns->desk.state = DESK_OPEN;
     apns->running = 1;
     desk_unlock(&apns->desk);
-    apns->now = call_now();
+    apns->now = mdm_clock();
     apns->seed = (unsigned)apns->now ^ (unsigned)getpid();
     run(apns, stop_fd, grace);
     OPENSSL_thread_stop();

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #define WAITING_DEFAULT 200000
@@ -322,7 +323,7 @@ static void end_pushes(apns_t *apns, apns_push_t *pushes, int count, apr_status_
 
 apr_status_t apns_send(apns_t *apns, apns_push_t *pushes, int count, apr_interval_time_t timeout)
 {
-    call_t *call = call_make(pushes, count, call_now() + timeout);
+    call_t *call = call_make(pushes, count, mdm_clock() + timeout);
     topic_t *last = NULL;
     apr_status_t status = call != NULL ? APR_SUCCESS : APR_ENOMEM;
 

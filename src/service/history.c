@@ -9,6 +9,7 @@
 #include <apr_general.h>
 #include <apr_strings.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #define CLEARED_INTERVAL apr_time_from_sec(24 * 3600)
@@ -31,8 +32,8 @@ service_history_t *service_history_create(store_t *store, apr_interval_time_t ag
     apr_generate_random_bytes((unsigned char *)&random, sizeof(random));
     history->store = store;
     history->age = age;
-    history->next_cleared = apr_time_now() + (apr_interval_time_t)random %
-                                                 (age < CLEARED_INTERVAL ? age : CLEARED_INTERVAL);
+    history->next_cleared = mdm_clock() + (apr_interval_time_t)random %
+                                              (age < CLEARED_INTERVAL ? age : CLEARED_INTERVAL);
     return history;
 }
 
@@ -59,7 +60,7 @@ static int sweep_cleared(service_history_t *history, apr_pool_t *pool)
         store_history_cleared(history->store, history->age, history->after, &last, &deleted, pool);
 
     if (status == APR_ENOENT) {
-        history->next_cleared = apr_time_now() + CLEARED_INTERVAL;
+        history->next_cleared = mdm_clock() + CLEARED_INTERVAL;
         last = "";
     } else if (status != APR_SUCCESS) {
         return 0; /* the store has logged why; it goes on from there */
@@ -82,5 +83,5 @@ int service_history_sweep(service_history_t *history, apr_pool_t *pool)
         mdm_log(MDM_LOG_DEBUG, 0, "history: %d rows deleted", deleted);
         return 1;
     }
-    return apr_time_now() >= history->next_cleared && sweep_cleared(history, pool);
+    return mdm_clock() >= history->next_cleared && sweep_cleared(history, pool);
 }

@@ -19,7 +19,7 @@ struct service_webhook_t {
     char owner[33];    /* of leases */
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
-    /* of webhook_batch.c: */
+    /* of webhook_batch.c, with times of mdm_clock(): */
     apr_uint32_t flushed; /* something was stored since the last look */
     char batch[24];       /* the last one that was split, or could not be; the next is behind it */
     apr_time_t split_at;  /* when the last one was split, */
@@ -73,8 +73,8 @@ typedef struct webhook_entry_t {
     apr_size_t size;
     int held; /* a run has it */
     int failures;
-    apr_time_t since; /* when it first failed */
-    apr_time_t due;
+    apr_time_t since; /* when it first failed, by mdm_clock() */
+    apr_time_t due;   /* likewise */
 } webhook_entry_t;
 
 /** Take at most so many, and so many bytes, from the front, but at least one if there is any; to be

@@ -13,6 +13,7 @@
 #include <apr_strings.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "webhook.h"
 
@@ -76,18 +77,20 @@ static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return store_outbox_add_batch(tx, name, first->topic, join(first, pool));
 }
 
+/* Stores an event that can hardly be refused, and takes it back. */
 static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
-    const char *unused;
+    const service_webhook_t *webhook = baton;
+    apr_status_t status = store_outbox_add(tx, webhook->config.name, "probe", "probe", "probe");
 
-    (void)baton;
-    return store_outbox_load(tx, "0", &unused, pool);
+    (void)pool;
+    return status == APR_SUCCESS ? APR_ENOENT : status;
 }
 
-/* Whether the database answers: what it does not take then, it refuses. */
-static int answers(service_webhook_t *webhook, apr_pool_t *pool)
+/* Whether the database takes events: what it does not take then, it refuses. */
+static int takes_others(service_webhook_t *webhook, apr_pool_t *pool)
 {
-    return store_read(webhook->store, probe_work, NULL, pool) != MDM_EUNAVAILABLE;
+    return store_write(webhook->store, probe_work, webhook, pool) == APR_ENOENT;
 }
 
 static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_t *first,
@@ -100,50 +103,43 @@ static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_
     return status;
 }
 
-static void lose(const service_webhook_t *webhook, webhook_entry_t *refused)
+/* One that the database refuses would hold up all others for ever, and is lost. Tried twice, in
+ * case it was only busy. */
+static apr_status_t store_one(service_webhook_t *webhook, const webhook_entry_t *entry,
+                              apr_pool_t *pool)
 {
-    for (const webhook_entry_t *entry = refused; entry != NULL; entry = entry->next) {
-        mdm_log(MDM_LOG_ERR, 0,
-                "webhook %s: an event of enrollment \"%s\" is lost, since the database does not "
-                "take it; the warnings before this say why",
-                webhook->config.name, entry->id);
+    for (int tries = 0; tries < 2; tries++) {
+        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
+            return APR_SUCCESS;
+        }
+        if (!takes_others(webhook, pool)) {
+            return MDM_EUNAVAILABLE;
+        }
     }
-    webhook_queue_free(refused);
+    mdm_log(MDM_LOG_ERR, 0,
+            "webhook %s: an event of enrollment \"%s\" is lost, since the database does not take "
+            "it; the warnings before this say why",
+            webhook->config.name, entry->id);
+    return APR_SUCCESS;
 }
 
-/* The events of a batch that the database did not take, one by one. Those that it does not take
- * then would hold up all others for ever; if it takes none, it is the database that is at fault. */
 static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
                                  apr_pool_t *pool)
 {
-    webhook_entry_t **link = &first;
-    apr_status_t status = APR_SUCCESS;
-    int taken = 0;
-
-    while (*link != NULL && status == APR_SUCCESS) {
-        webhook_entry_t *entry = *link;
+    while (first != NULL) {
+        webhook_entry_t *entry = first;
         webhook_entry_t *next = entry->next;
 
         entry->next = NULL;
-        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
-            taken++;
-            webhook_queue_free(entry);
-            *link = next;
-        } else {
-            status = answers(webhook, pool) ? APR_SUCCESS : MDM_EUNAVAILABLE;
+        if (store_one(webhook, entry, pool) != APR_SUCCESS) {
             entry->next = next;
-            link = &entry->next;
+            webhook_queue_put_back(webhook->queue, first);
+            return MDM_EUNAVAILABLE;
         }
+        webhook_queue_free(entry);
+        first = next;
     }
-    if (first == NULL) {
-        return APR_SUCCESS;
-    }
-    if (status == APR_SUCCESS && taken > 0) {
-        lose(webhook, first);
-        return APR_SUCCESS;
-    }
-    webhook_queue_put_back(webhook->queue, first);
-    return MDM_EUNAVAILABLE;
+    return APR_SUCCESS;
 }
 
 apr_status_t webhook_batch_flush(service_webhook_t *webhook)
@@ -155,14 +151,13 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
     while (status == APR_SUCCESS &&
            (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
-        status = store_batch(webhook, first, pool);
+        if (store_batch(webhook, first, pool) == APR_SUCCESS) {
+            webhook_queue_free(first);
+        } else {
+            status = store_singly(webhook, first, pool);
+        }
         if (status == APR_SUCCESS) {
             apr_atomic_set32(&webhook->flushed, 1);
-            webhook_queue_free(first);
-        } else if (answers(webhook, pool)) {
-            status = store_singly(webhook, first, pool);
-        } else {
-            webhook_queue_put_back(webhook->queue, first);
         }
     }
     apr_pool_destroy(pool);
@@ -269,27 +264,20 @@ static apr_status_t split(service_webhook_t *webhook, const char *seq, apr_pool_
     return APR_SUCCESS; /* or another process was faster */
 }
 
-/* Whether so much time has passed since then; a clock that was set back does not say. */
-static int is_over(apr_time_t since, apr_interval_time_t delay, apr_time_t now)
-{
-    return now < since || now - since >= delay;
-}
-
 /* Whether it is time to look for a batch. */
 static int is_time(service_webhook_t *webhook, int seldom, apr_time_t now)
 {
-    if (!is_over(webhook->failed_at, FAILURE_DELAY, now) ||
-        (seldom && !is_over(webhook->split_at, SELDOM_DELAY, now))) {
+    if (now - webhook->failed_at < FAILURE_DELAY ||
+        (seldom && now - webhook->split_at < SELDOM_DELAY)) {
         return 0;
     }
-    return apr_atomic_xchg32(&webhook->flushed, 0) ||
-           is_over(webhook->looked_at, LOOK_INTERVAL, now);
+    return apr_atomic_xchg32(&webhook->flushed, 0) || now - webhook->looked_at >= LOOK_INTERVAL;
 }
 
 int webhook_batch_split(service_webhook_t *webhook, int seldom, apr_pool_t *pool)
 {
     split_t next = {webhook, NULL, NULL};
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
     apr_status_t status;
 
     if (!is_time(webhook, seldom, now)) {

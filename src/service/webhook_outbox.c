@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "webhook.h"
 
@@ -198,7 +199,7 @@ static apr_status_t claim_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     apr_status_t status = APR_SUCCESS;
 
     drop_runs(c->runs); /* of an attempt before this one */
-    c->begun = apr_time_now();
+    c->begun = mdm_clock();
     c->again = 0;
     for (int i = 0; i < c->ids->nelts && status == APR_SUCCESS; i++) {
         const char *id = APR_ARRAY_IDX(c->ids, i, const char *);
@@ -269,7 +270,7 @@ static apr_status_t claim(void *baton, int max, int down, apr_array_header_t *ru
         apr_pool_destroy(pool);
     }
     if (c.again != 0) {
-        *again = apr_time_now() + c.again;
+        *again = mdm_clock() + c.again;
     }
     return status;
 }
@@ -292,10 +293,10 @@ static apr_status_t renew_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 
 static apr_status_t renew(load_t *l, apr_pool_t *pool)
 {
-    apr_time_t until = apr_time_now() + LEASE_TIME;
+    apr_time_t until = mdm_clock() + LEASE_TIME;
     apr_status_t status;
 
-    if (l->run->until - apr_time_now() >= LEASE_LEFT) {
+    if (l->run->until - mdm_clock() >= LEASE_LEFT) {
         return APR_SUCCESS;
     }
     status = store_write(l->webhook->store, renew_work, l, pool);
@@ -490,7 +491,7 @@ static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time
         }
     }
     if (s.again != 0) {
-        *again = apr_time_now() + s.again;
+        *again = mdm_clock() + s.again;
     }
     return APR_SUCCESS;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "webhook.h"
 
@@ -191,7 +192,7 @@ static apr_status_t claim(void *baton, int max, int down, apr_array_header_t *ru
                           apr_time_t *again)
 {
     webhook_queue_t *queue = baton;
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
     apr_status_t status = APR_SUCCESS;
     int searched = 0;
     apr_pool_t *pool;
@@ -246,7 +247,7 @@ static void drop(webhook_queue_t *queue, webhook_entry_t *entry)
 static void note_failure(webhook_queue_t *queue, webhook_entry_t *entry, const char *error,
                          int hopeless, apr_time_t *again)
 {
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
 
     entry->since = entry->failures == 0 ? now : entry->since;
     if (hopeless || (queue->config->retry > 0 && entry->failures > 0 &&

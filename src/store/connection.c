@@ -13,6 +13,7 @@
 #include <apr_strings.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 #define PREFIX_MAX 20
@@ -60,7 +61,7 @@ int connection_drain(store_tx_t *tx, const char *sql)
 static int set(store_tx_t *tx, const char *setting)
 {
     const store_t *store = tx->store;
-    apr_time_t end = apr_time_now() + store->config.wait;
+    apr_time_t end = mdm_clock() + store->config.wait;
 
     for (;;) {
         int rows = 0;
@@ -71,7 +72,7 @@ static int set(store_tx_t *tx, const char *setting)
                    ? connection_drain(tx, setting)
                    : apr_dbd_query(store->driver, tx->handle, &rows, setting);
 
-        if (code == 0 || apr_time_now() >= end ||
+        if (code == 0 || mdm_clock() >= end ||
             !store->dialect->is_busy(code, apr_dbd_error(store->driver, tx->handle, code))) {
             return code;
         }
@@ -147,7 +148,7 @@ static apr_status_t ask_own_tables(store_tx_t *tx, int *missing)
  * connection is in use. @return MDM_EUNAVAILABLE: nobody knows */
 static apr_status_t learn_own_tables(store_tx_t *tx)
 {
-    apr_time_t now = apr_time_now();
+    apr_time_t now = mdm_clock();
     apr_time_t end = now + tx->store->config.wait;
     apr_status_t status;
     int missing;
@@ -160,7 +161,7 @@ static apr_status_t learn_own_tables(store_tx_t *tx)
         tx->code = 0;
         tx->busy = 0;
         status = ask_own_tables(tx, &missing);
-        if (status == APR_SUCCESS || (tries > 0 && !tx->busy) || apr_time_now() >= end) {
+        if (status == APR_SUCCESS || (tries > 0 && !tx->busy) || mdm_clock() >= end) {
             break;
         }
         apr_sleep(BUSY_PAUSE);

@@ -17,6 +17,7 @@
 #include <apr_strings.h>
 #include <string.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 
 static const int list_sizes[LIST_SIZES] = {1, 32, DBD_LIST_MAX};
@@ -553,8 +554,8 @@ static apr_status_t run(store_t *store, store_work_t *work, void *baton, int wri
     if (store == NULL) {
         return MDM_EUNAVAILABLE;
     }
-    end = apr_time_now() + store->config.wait;
-    while (busy == 0 || apr_time_now() < end) {
+    end = mdm_clock() + store->config.wait;
+    while (busy == 0 || mdm_clock() < end) {
         apr_status_t status;
         outcome_t outcome;
 

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "mdm_clock.h"
 #include "mdm_log.h"
 #include "mdm_status.h"
 
@@ -145,12 +146,12 @@ static int attempt_start(attempt_t *attempt)
 /* Whether the thread has ended in time. */
 static int attempt_wait(attempt_t *attempt, apr_interval_time_t limit)
 {
-    apr_time_t end = apr_time_now() + limit;
+    apr_time_t end = mdm_clock() + limit;
     int ended;
 
     apr_thread_mutex_lock(attempt->mutex);
-    while (!attempt->ended && apr_time_now() < end) {
-        apr_thread_cond_timedwait(attempt->ended_cond, attempt->mutex, end - apr_time_now());
+    while (!attempt->ended && mdm_clock() < end) {
+        apr_thread_cond_timedwait(attempt->ended_cond, attempt->mutex, end - mdm_clock());
     }
     ended = attempt->ended;
     apr_thread_mutex_unlock(attempt->mutex);
@@ -165,7 +166,7 @@ static int server_is_silent(timeout_t *timeout)
 
     apr_thread_mutex_lock(timeout->mutex);
     if (timeout->given_up != NULL) {
-        silent = apr_time_now() < timeout->try_again && !attempt_wait(timeout->given_up, 0);
+        silent = mdm_clock() < timeout->try_again && !attempt_wait(timeout->given_up, 0);
         if (!silent) {
             attempt_release(timeout->given_up);
             timeout->given_up = NULL;
@@ -183,7 +184,7 @@ static void give_up(timeout_t *timeout, attempt_t *attempt)
     first = timeout->given_up == NULL;
     if (first) {
         timeout->given_up = attempt;
-        timeout->try_again = apr_time_now() + RETRY_LIMITS * timeout->limit;
+        timeout->try_again = mdm_clock() + RETRY_LIMITS * timeout->limit;
     }
     apr_thread_mutex_unlock(timeout->mutex);
     if (!first) {
@@ -227,7 +228,7 @@ apr_status_t timeout_open(timeout_t *timeout, const apr_dbd_driver_t *driver, co
 
 static void cut_expired(timeout_t *timeout)
 {
-    apr_uint64_t now = (apr_uint64_t)apr_time_now();
+    apr_uint64_t now = (apr_uint64_t)mdm_clock();
     timeout_watch_t *watch;
 
     APR_RING_FOREACH(watch, &timeout->watches, timeout_watch_t, link)
@@ -327,7 +328,7 @@ void timeout_unwatch(timeout_t *timeout, timeout_watch_t *watch)
 void timeout_begin(timeout_t *timeout, timeout_watch_t *watch)
 {
     if (watch->native != NULL) {
-        apr_atomic_set64(&watch->deadline, (apr_uint64_t)(apr_time_now() + timeout->limit));
+        apr_atomic_set64(&watch->deadline, (apr_uint64_t)(mdm_clock() + timeout->limit));
     }
 }
 

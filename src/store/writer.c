@@ -9,6 +9,7 @@
  * without asking here is still kept out by SQLite's own lock.
  */
 #include "writer.h"
+#include "mdm_clock.h"
 
 #include <apr_strings.h>
 
@@ -80,10 +81,15 @@ static void leave_queue(writer_t *writer, const turn_t *turn)
 /* With the mutex held. */
 static apr_status_t wait_for_turn(writer_t *writer, apr_time_t end)
 {
-    turn_t turn = {NULL, PTHREAD_COND_INITIALIZER, 0};
+    turn_t turn = {.next = NULL};
     struct timespec until = {apr_time_sec(end), apr_time_usec(end) * 1000};
+    pthread_condattr_t monotonic;
     int error = 0;
 
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&turn.come, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     if (writer->last != NULL) {
         writer->last->next = &turn;
     } else {
@@ -124,7 +130,7 @@ static apr_status_t lock_file(const writer_t *writer, apr_time_t end)
         if (errno != EWOULDBLOCK && errno != EINTR) {
             return APR_SUCCESS; /* a file system without such locks */
         }
-        if (apr_time_now() >= end) {
+        if (mdm_clock() >= end) {
             return APR_TIMEUP;
         }
         apr_sleep(pause);
@@ -135,7 +141,7 @@ static apr_status_t lock_file(const writer_t *writer, apr_time_t end)
 
 apr_status_t writer_lock(writer_t *writer, apr_interval_time_t wait)
 {
-    apr_time_t end = apr_time_now() + wait;
+    apr_time_t end = mdm_clock() + wait;
     apr_status_t status = APR_SUCCESS;
 
     pthread_mutex_lock(&writer->mutex);
