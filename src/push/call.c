@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "mdm_clock.h"
+
 /* ---- the desk ----------------------------------------------------------------------------- */
 
 apr_status_t desk_init(desk_t *desk, int waiting_max)
@@ -77,7 +79,6 @@ void desk_take(desk_t *desk, call_t **fresh, call_t **gone)
 call_t *call_make(apns_push_t *pushes, int count, apr_time_t end)
 {
     call_t *call = malloc(sizeof(*call) + (size_t)count * sizeof(job_t));
-    pthread_condattr_t monotonic;
 
     if (call == NULL) {
         return NULL;
@@ -85,10 +86,10 @@ call_t *call_make(apns_push_t *pushes, int count, apr_time_t end)
     memset(call, 0, sizeof(*call));
     call->pushes = pushes;
     call->end = end;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&call->done, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    if (mdm_cond_init(&call->done) != 0) {
+        free(call);
+        return NULL;
+    }
     return call;
 }
 
@@ -168,7 +169,6 @@ static void leave(desk_t *desk, call_t *call)
 
 apr_status_t call_wait(desk_t *desk, call_t *call)
 {
-    struct timespec until = {apr_time_sec(call->end), apr_time_usec(call->end) * 1000};
     apr_status_t status = APR_SUCCESS;
     int error = 0;
 
@@ -188,7 +188,7 @@ apr_status_t call_wait(desk_t *desk, call_t *call)
     desk->fresh_end = &call->next;
     desk_wake(desk);
     while (call->left > 0 && error == 0) {
-        error = pthread_cond_timedwait(&call->done, &desk->lock, &until);
+        error = mdm_cond_wait(&call->done, &desk->lock, call->end);
     }
     if (call->left > 0) {
         leave(desk, call);

@@ -46,7 +46,8 @@ hooks_source_t webhook_outbox(service_webhook_t *webhook);
 void webhook_outbox_missing(service_webhook_t *webhook);
 
 /* webhook_batch.c: events from memory to the database, many in one row. */
-/** Store what is in memory.
+/** Store what is in memory. What the database refuses, although it takes others, is still there,
+ * too, for a minute; then it is lost, which is logged.
  * @return MDM_EUNAVAILABLE: what could not be stored is still there */
 apr_status_t webhook_batch_flush(service_webhook_t *webhook);
 /** Replace a batch, if there is one, by its events, each a row that is due.
@@ -73,12 +74,12 @@ typedef struct webhook_entry_t {
     apr_size_t size;
     int held; /* a run has it */
     int failures;
-    apr_time_t since; /* when it first failed, by mdm_clock() */
+    apr_time_t since; /* when it first failed, or 0, by mdm_clock() */
     apr_time_t due;   /* likewise */
 } webhook_entry_t;
 
-/** Take at most so many, and so many bytes, from the front, but at least one if there is any; to be
- * freed or put back. */
+/** Take at most so many, and so many bytes, from the front, but at least one if there is any; those
+ * that have failed, each alone. To be freed or put back. */
 webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max, apr_size_t max_size);
 void webhook_queue_put_back(webhook_queue_t *queue, webhook_entry_t *first);
 void webhook_queue_free(webhook_entry_t *first);

@@ -25,6 +25,9 @@
 #define PARSE_MAX 1024
 #define PARSE_SIZE_MAX (4 * BATCH_SIZE_MAX)
 
+/* How long one that the database refuses is tried again. */
+#define REFUSAL_TIME apr_time_from_sec(60)
+
 /* How long none is split after one could not be. */
 #define FAILURE_DELAY apr_time_from_sec(5)
 /* How often one is split though the receiver is down or enough else is due: all of that may be of
@@ -58,23 +61,27 @@ static const char *join(const webhook_entry_t *first, apr_pool_t *pool)
 typedef struct flush_t {
     service_webhook_t *webhook;
     const webhook_entry_t *first;
+    int refused; /* it was not the commit that failed, nor the way to the database */
 } flush_t;
 
 /* All of them are Idle reports, and have the topic in common. */
 static apr_status_t flush_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
 {
-    const flush_t *flush = baton;
+    flush_t *flush = baton;
     const webhook_entry_t *first = flush->first;
     const char *name = flush->webhook->config.name;
+    apr_status_t status;
 
+    flush->refused = 0;
     if (!store_outbox_exists(tx)) {
         webhook_outbox_missing(flush->webhook);
         return APR_SUCCESS;
     }
-    if (first->next == NULL) {
-        return store_outbox_add(tx, name, first->id, first->topic, first->event);
-    }
-    return store_outbox_add_batch(tx, name, first->topic, join(first, pool));
+    status = first->next == NULL
+                 ? store_outbox_add(tx, name, first->id, first->topic, first->event)
+                 : store_outbox_add_batch(tx, name, first->topic, join(first, pool));
+    flush->refused = status != APR_SUCCESS;
+    return status;
 }
 
 /* Stores an event that can hardly be refused, and takes it back. */
@@ -87,56 +94,66 @@ static apr_status_t probe_work(store_tx_t *tx, void *baton, apr_pool_t *pool)
     return status == APR_SUCCESS ? APR_ENOENT : status;
 }
 
-/* Whether the database takes events: what it does not take then, it refuses. */
-static int takes_others(service_webhook_t *webhook, apr_pool_t *pool)
+/* @return MDM_EINPUT: the database refuses this, but takes others; MDM_EUNAVAILABLE: it is the
+ * database that is at fault */
+static apr_status_t store_entries(service_webhook_t *webhook, const webhook_entry_t *first,
+                                  apr_pool_t *pool)
 {
-    return store_write(webhook->store, probe_work, webhook, pool) == APR_ENOENT;
-}
-
-static apr_status_t store_batch(service_webhook_t *webhook, const webhook_entry_t *first,
-                                apr_pool_t *pool)
-{
-    flush_t flush = {webhook, first};
+    flush_t flush = {webhook, first, 0};
     apr_status_t status = store_write(webhook->store, flush_work, &flush, pool);
 
+    if (status != APR_SUCCESS) {
+        status =
+            flush.refused && store_write(webhook->store, probe_work, webhook, pool) == APR_ENOENT
+                ? MDM_EINPUT
+                : MDM_EUNAVAILABLE;
+    }
     apr_pool_clear(pool);
     return status;
 }
 
-/* One that the database refuses would hold up all others for ever, and is lost. Tried twice, in
- * case it was only busy. */
-static apr_status_t store_one(service_webhook_t *webhook, const webhook_entry_t *entry,
-                              apr_pool_t *pool)
+/* Whether an event that was refused is to be tried again: the database may have been busy, or short
+ * of room. One that it never takes is lost in the end. */
+static int is_kept(const service_webhook_t *webhook, webhook_entry_t *entry)
 {
-    for (int tries = 0; tries < 2; tries++) {
-        if (store_batch(webhook, entry, pool) == APR_SUCCESS) {
-            return APR_SUCCESS;
-        }
-        if (!takes_others(webhook, pool)) {
-            return MDM_EUNAVAILABLE;
-        }
+    apr_time_t now = mdm_clock();
+
+    if (entry->since == 0) {
+        entry->since = now;
+    }
+    if (now - entry->since < REFUSAL_TIME) {
+        return 1;
     }
     mdm_log(MDM_LOG_ERR, 0,
             "webhook %s: an event of enrollment \"%s\" is lost, since the database does not take "
             "it; the warnings before this say why",
             webhook->config.name, entry->id);
-    return APR_SUCCESS;
+    return 0;
 }
 
+/* The events of a batch that was refused, one by one.
+ * @param refused  the last link of those to be tried later */
 static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
-                                 apr_pool_t *pool)
+                                 webhook_entry_t ***refused, apr_pool_t *pool)
 {
     while (first != NULL) {
         webhook_entry_t *entry = first;
         webhook_entry_t *next = entry->next;
+        apr_status_t status;
 
         entry->next = NULL;
-        if (store_one(webhook, entry, pool) != APR_SUCCESS) {
+        status = store_entries(webhook, entry, pool);
+        if (status == MDM_EUNAVAILABLE) {
             entry->next = next;
-            webhook_queue_put_back(webhook->queue, first);
-            return MDM_EUNAVAILABLE;
+            webhook_queue_put_back(webhook->queue, entry);
+            return status;
         }
-        webhook_queue_free(entry);
+        if (status == MDM_EINPUT && is_kept(webhook, entry)) {
+            **refused = entry;
+            *refused = &entry->next;
+        } else {
+            webhook_queue_free(entry);
+        }
         first = next;
     }
     return APR_SUCCESS;
@@ -146,19 +163,27 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
 {
     apr_status_t status = APR_SUCCESS;
     webhook_entry_t *first;
+    webhook_entry_t *refused = NULL;
+    webhook_entry_t **end = &refused;
     apr_pool_t *pool;
 
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
-    while (status == APR_SUCCESS &&
+    while (status != MDM_EUNAVAILABLE &&
            (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
-        if (store_batch(webhook, first, pool) == APR_SUCCESS) {
-            webhook_queue_free(first);
+        status = store_entries(webhook, first, pool);
+        if (status == MDM_EINPUT) {
+            status = store_singly(webhook, first, &end, pool);
+        } else if (status != APR_SUCCESS) {
+            webhook_queue_put_back(webhook->queue, first);
         } else {
-            status = store_singly(webhook, first, pool);
+            webhook_queue_free(first);
         }
         if (status == APR_SUCCESS) {
             apr_atomic_set32(&webhook->flushed, 1);
         }
+    }
+    if (refused != NULL) {
+        webhook_queue_put_back(webhook->queue, refused);
     }
     apr_pool_destroy(pool);
     return status;

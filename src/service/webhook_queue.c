@@ -121,7 +121,7 @@ webhook_entry_t *webhook_queue_take(webhook_queue_t *queue, int max, apr_size_t 
     first = queue->first;
     for (link = &queue->first; *link != NULL && max > 0; link = &(*link)->next, max--) {
         size += (*link)->size;
-        if (size > max_size && *link != first) {
+        if (*link != first && (size > max_size || first->since != 0 || (*link)->since != 0)) {
             break;
         }
         queue->count--;

@@ -9,8 +9,6 @@
 #include "timeout.h"
 
 #include <apr_strings.h>
-#include <apr_thread_cond.h>
-#include <apr_thread_mutex.h>
 #include <apr_thread_proc.h>
 #include <dlfcn.h>
 #include <pthread.h>
@@ -31,8 +29,8 @@
 typedef struct attempt_t {
     apr_pool_t *own;  /* of the attempt */
     apr_pool_t *pool; /* of the connection; NULL once it is somebody else's */
-    apr_thread_mutex_t *mutex;
-    apr_thread_cond_t *ended_cond;
+    pthread_mutex_t mutex;
+    pthread_cond_t ended_cond;
     const apr_dbd_driver_t *driver;
     char *params;
     apr_dbd_t *handle;
@@ -43,14 +41,33 @@ typedef struct attempt_t {
 
 struct timeout_t {
     apr_interval_time_t limit;
-    apr_thread_mutex_t *mutex; /* of all below */
+    pthread_mutex_t mutex; /* of all below */
     APR_RING_HEAD(watches_t, timeout_watch_t) watches;
     attempt_t *given_up; /* the one that keeps others from trying, until then */
     apr_time_t try_again;
-    apr_thread_cond_t *stop_cond;
+    pthread_cond_t stop_cond;
     apr_thread_t *thread;
     int stopping;
 };
+
+static int lock_init(pthread_mutex_t *mutex, pthread_cond_t *cond)
+{
+    int error = pthread_mutex_init(mutex, NULL);
+
+    if (error == 0) {
+        error = mdm_cond_init(cond);
+        if (error != 0) {
+            pthread_mutex_destroy(mutex);
+        }
+    }
+    return error;
+}
+
+static void lock_destroy(pthread_mutex_t *mutex, pthread_cond_t *cond)
+{
+    pthread_cond_destroy(cond);
+    pthread_mutex_destroy(mutex);
+}
 
 /* -- Connecting --------------------------------------------------------------------------- */
 
@@ -58,9 +75,9 @@ static void attempt_release(attempt_t *attempt)
 {
     int last;
 
-    apr_thread_mutex_lock(attempt->mutex);
+    pthread_mutex_lock(&attempt->mutex);
     last = --attempt->owners == 0;
-    apr_thread_mutex_unlock(attempt->mutex);
+    pthread_mutex_unlock(&attempt->mutex);
     if (!last) {
         return;
     }
@@ -71,6 +88,7 @@ static void attempt_release(attempt_t *attempt)
         apr_pool_destroy(attempt->pool);
     }
     memset(attempt->params, 0, strlen(attempt->params)); /* a password may be in it */
+    lock_destroy(&attempt->mutex, &attempt->ended_cond);
     apr_pool_destroy(attempt->own);
 }
 
@@ -82,12 +100,12 @@ static void *attempt_main(void *data)
     apr_status_t status =
         apr_dbd_open_ex(attempt->driver, attempt->pool, attempt->params, &handle, &why);
 
-    apr_thread_mutex_lock(attempt->mutex);
+    pthread_mutex_lock(&attempt->mutex);
     attempt->handle = status == APR_SUCCESS ? handle : NULL;
     attempt->why = why;
     attempt->ended = 1;
-    apr_thread_cond_signal(attempt->ended_cond);
-    apr_thread_mutex_unlock(attempt->mutex);
+    pthread_cond_signal(&attempt->ended_cond);
+    pthread_mutex_unlock(&attempt->mutex);
     attempt_release(attempt);
     return NULL;
 }
@@ -107,14 +125,14 @@ static apr_status_t attempt_make(attempt_t **out, const apr_dbd_driver_t *driver
     attempt->driver = driver;
     attempt->params = apr_pstrdup(own, params);
     attempt->owners = 2;
-    status = apr_thread_mutex_create(&attempt->mutex, APR_THREAD_MUTEX_DEFAULT, own);
-    if (status == APR_SUCCESS) {
-        status = apr_thread_cond_create(&attempt->ended_cond, own);
-    }
-    if (status == APR_SUCCESS) {
-        status = apr_pool_create_unmanaged_ex(&attempt->pool, NULL, NULL);
-    }
+    status = lock_init(&attempt->mutex, &attempt->ended_cond);
     if (status != APR_SUCCESS) {
+        apr_pool_destroy(own);
+        return status;
+    }
+    status = apr_pool_create_unmanaged_ex(&attempt->pool, NULL, NULL);
+    if (status != APR_SUCCESS) {
+        lock_destroy(&attempt->mutex, &attempt->ended_cond);
         apr_pool_destroy(own);
         return status;
     }
@@ -147,14 +165,15 @@ static int attempt_start(attempt_t *attempt)
 static int attempt_wait(attempt_t *attempt, apr_interval_time_t limit)
 {
     apr_time_t end = mdm_clock() + limit;
+    int error = 0;
     int ended;
 
-    apr_thread_mutex_lock(attempt->mutex);
-    while (!attempt->ended && mdm_clock() < end) {
-        apr_thread_cond_timedwait(attempt->ended_cond, attempt->mutex, end - mdm_clock());
+    pthread_mutex_lock(&attempt->mutex);
+    while (!attempt->ended && error == 0) {
+        error = mdm_cond_wait(&attempt->ended_cond, &attempt->mutex, end);
     }
     ended = attempt->ended;
-    apr_thread_mutex_unlock(attempt->mutex);
+    pthread_mutex_unlock(&attempt->mutex);
     return ended;
 }
 
@@ -164,7 +183,7 @@ static int server_is_silent(timeout_t *timeout)
 {
     int silent = 0;
 
-    apr_thread_mutex_lock(timeout->mutex);
+    pthread_mutex_lock(&timeout->mutex);
     if (timeout->given_up != NULL) {
         silent = mdm_clock() < timeout->try_again && !attempt_wait(timeout->given_up, 0);
         if (!silent) {
@@ -172,7 +191,7 @@ static int server_is_silent(timeout_t *timeout)
             timeout->given_up = NULL;
         }
     }
-    apr_thread_mutex_unlock(timeout->mutex);
+    pthread_mutex_unlock(&timeout->mutex);
     return silent;
 }
 
@@ -180,13 +199,13 @@ static void give_up(timeout_t *timeout, attempt_t *attempt)
 {
     int first;
 
-    apr_thread_mutex_lock(timeout->mutex);
+    pthread_mutex_lock(&timeout->mutex);
     first = timeout->given_up == NULL;
     if (first) {
         timeout->given_up = attempt;
         timeout->try_again = mdm_clock() + RETRY_LIMITS * timeout->limit;
     }
-    apr_thread_mutex_unlock(timeout->mutex);
+    pthread_mutex_unlock(&timeout->mutex);
     if (!first) {
         attempt_release(attempt);
     }
@@ -249,12 +268,12 @@ static void *APR_THREAD_FUNC watch_main(apr_thread_t *thread, void *data)
     timeout_t *timeout = data;
 
     (void)thread;
-    apr_thread_mutex_lock(timeout->mutex);
+    pthread_mutex_lock(&timeout->mutex);
     while (!timeout->stopping) {
-        apr_thread_cond_timedwait(timeout->stop_cond, timeout->mutex, timeout->limit / 5);
+        mdm_cond_wait(&timeout->stop_cond, &timeout->mutex, mdm_clock() + timeout->limit / 5);
         cut_expired(timeout);
     }
-    apr_thread_mutex_unlock(timeout->mutex);
+    pthread_mutex_unlock(&timeout->mutex);
     return NULL;
 }
 
@@ -263,14 +282,15 @@ static apr_status_t timeout_cleanup(void *data)
     timeout_t *timeout = data;
     apr_status_t unused;
 
-    apr_thread_mutex_lock(timeout->mutex);
+    pthread_mutex_lock(&timeout->mutex);
     timeout->stopping = 1;
-    apr_thread_cond_signal(timeout->stop_cond);
-    apr_thread_mutex_unlock(timeout->mutex);
+    pthread_cond_signal(&timeout->stop_cond);
+    pthread_mutex_unlock(&timeout->mutex);
     apr_thread_join(&unused, timeout->thread);
     if (timeout->given_up != NULL) {
         attempt_release(timeout->given_up);
     }
+    lock_destroy(&timeout->mutex, &timeout->stop_cond);
     return APR_SUCCESS;
 }
 
@@ -283,10 +303,7 @@ apr_status_t timeout_create(timeout_t **out, apr_interval_time_t limit, apr_pool
 
     timeout->limit = limit;
     APR_RING_INIT(&timeout->watches, timeout_watch_t, link);
-    status = apr_thread_mutex_create(&timeout->mutex, APR_THREAD_MUTEX_DEFAULT, pool);
-    if (status == APR_SUCCESS) {
-        status = apr_thread_cond_create(&timeout->stop_cond, pool);
-    }
+    status = lock_init(&timeout->mutex, &timeout->stop_cond);
     if (status != APR_SUCCESS) {
         return status;
     }
@@ -297,6 +314,8 @@ apr_status_t timeout_create(timeout_t **out, apr_interval_time_t limit, apr_pool
     if (status == APR_SUCCESS) {
         apr_pool_cleanup_register(pool, timeout, timeout_cleanup, apr_pool_cleanup_null);
         *out = timeout;
+    } else {
+        lock_destroy(&timeout->mutex, &timeout->stop_cond);
     }
     return status;
 }
@@ -310,17 +329,17 @@ void timeout_watch(timeout_t *timeout, timeout_watch_t *watch, const char *symbo
     }
     memcpy(&watch->get_socket, &function, sizeof(function)); /* ISO C has no cast for it */
     watch->native = native;
-    apr_thread_mutex_lock(timeout->mutex);
+    pthread_mutex_lock(&timeout->mutex);
     APR_RING_INSERT_TAIL(&timeout->watches, watch, timeout_watch_t, link);
-    apr_thread_mutex_unlock(timeout->mutex);
+    pthread_mutex_unlock(&timeout->mutex);
 }
 
 void timeout_unwatch(timeout_t *timeout, timeout_watch_t *watch)
 {
     if (watch->native != NULL) {
-        apr_thread_mutex_lock(timeout->mutex);
+        pthread_mutex_lock(&timeout->mutex);
         APR_RING_REMOVE(watch, link);
-        apr_thread_mutex_unlock(timeout->mutex);
+        pthread_mutex_unlock(&timeout->mutex);
         watch->native = NULL;
     }
 }

@@ -82,14 +82,11 @@ static void leave_queue(writer_t *writer, const turn_t *turn)
 static apr_status_t wait_for_turn(writer_t *writer, apr_time_t end)
 {
     turn_t turn = {.next = NULL};
-    struct timespec until = {apr_time_sec(end), apr_time_usec(end) * 1000};
-    pthread_condattr_t monotonic;
-    int error = 0;
+    int error = mdm_cond_init(&turn.come);
 
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&turn.come, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    if (error != 0) {
+        return error;
+    }
     if (writer->last != NULL) {
         writer->last->next = &turn;
     } else {
@@ -97,7 +94,7 @@ static apr_status_t wait_for_turn(writer_t *writer, apr_time_t end)
     }
     writer->last = &turn;
     while (!turn.is_mine && error == 0) {
-        error = pthread_cond_timedwait(&turn.come, &writer->mutex, &until);
+        error = mdm_cond_wait(&turn.come, &writer->mutex, end);
     }
     if (!turn.is_mine) {
         leave_queue(writer, &turn);

@@ -116,7 +116,8 @@ for my $case (
     is_status($r, $expected, "answer $given");
     unlike($r->{body}, qr/secret/, '… without its body');
     is($r->{body}, '', '… but empty') if $expected < 500 && $given != 200;
-    $expected == 502 or ok((eventually { $events->count > $n }), '… an event');
+    $expected == 502 ? is($events->count, $n, '… without an event, and nobody else was asked')
+        : ok((eventually { $events->count > $n }), '… an event');
 }
 
 # the reply's HMAC
@@ -221,5 +222,19 @@ unlike($r->{body}, qr/127\.0\.0\.1|${\ $server->port}/, '… which is all that t
 $server->up;
 $server->answer(status => 200, @signed);
 is_status(declarative($device, 'tokens'), 200, 'and up again');
+
+# the end of processes that wait
+$server->answer(status => 200, delay => 2, @signed);
+for my $case (
+    ['a graceful restart: a message that waits gets its answer', qr/^200$/, sub { $httpd->signal('USR1') }],
+    ['a killed process: it gets none', qr/^(?!200)/, sub { kill 'KILL', $httpd->children }],
+) {
+    my ($name, $expected, $end) = @$case;
+    my $n = $server->count;
+    my ($said) = at_once(sub { declarative($device, 'tokens')->{status} },
+        sub { eventually { $server->count > $n }; $end->(); '' });
+    like($said, $expected, $name);
+    is_status(declarative($device, 'tokens'), 200, '… and the next one its own');
+}
 $httpd->stop;
 done_testing;

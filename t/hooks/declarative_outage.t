@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The database is lost while the declaration server is asked: the message's event cannot be stored, so
-# the device gets 503 and comes again.
+# the device gets 503 and comes again. Without it there is no push certificate to unlock with either.
 #
 # Databases: pgsql mysql
 
@@ -20,6 +20,8 @@ my $httpd = NanoMDM::Httpd->new(base => 0, config => <<"END_CONFIG");
 NanoMDMDatabase              $database->{driver} "$database->{params}"
 NanoMDMSchema                create
 NanoMDMCACertificateFile     \@pki\@/ca.pem
+NanoMDMAPIKey                file:\@scratch\@/api.key
+\@api\@
 NanoMDMWebhook               $events_url topics=mdm.DeclarativeManagement
 NanoMDMDeclarativeManagement $url
 <Location "/mdm">
@@ -38,6 +40,8 @@ my ($said) = at_once(sub { my $r = declarative(); "$r->{status} " . ($r->{header
 is($server->count, 1, 'the declaration server was asked');
 like($said, qr/^503 \d+ /, '… but the device gets 503');
 unlike($said, qr/"a"/, '… and no declarations');
+is_status(api(POST => 'escrowkeyunlock', 'topic=t&serial=s&productType=p&escrowKey=k&orgName=o&guid=g',
+    headers => ['Content-Type' => 'application/x-www-form-urlencoded']), 503, '… an escrow key unlock, too');
 $database->start;
 $server->answer(status => 200, body => '{"a":1}');
 is(declarative()->{body}, '{"a":1}', 'with the database, it gets them');

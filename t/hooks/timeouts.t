@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Declaration servers that keep a device waiting: 10 seconds to connect and 30 in all are the end of
-# it, and they do not take the threads that everything else needs. All at the same time.
+# it, and they do not take the threads that everything else needs. Likewise a server that does not
+# unlock an escrow key. All at the same time.
 #
 # Databases: sqlite3 (none is waited for)
 # MPMs: event worker
@@ -33,12 +34,18 @@ for my $name (sort keys %rule) {
     $url{$name} = $receiver{$name}->url('/');
 }
 
+my $apple = NanoMDM::Receiver->new(tls => 'server', client_ca => 'ca');
+my $apple_url = $apple->url('/unlock');
+$apple->answer(delay => 3600);
+
 my $hosts = join '', map { <<"END_HOST" } sort keys %url;
 <VirtualHost 127.0.0.1:\@${_}_port\@>
     NanoMDMDeclarativeManagement $url{$_}
 </VirtualHost>
 END_HOST
 my $roomy = NanoMDM::Httpd->new(ports => [sort keys %url], config => <<"END_CONFIG");
+NanoMDMEscrowKeyUnlockURL $apple_url ca=\@pki\@/other_ca.pem
+\@api\@
 <Location "/mdm">
     SetHandler nanomdm
 </Location>
@@ -70,6 +77,13 @@ sub declarative {
     return timed(sub { checkin($device{$httpd}, 'DeclarativeManagement', Endpoint => 'tokens',
         -host => $httpd->port($name), -timeout => 50) });
 }
+my $topic = 'com.apple.mgmt.External.' . lc uuid();
+my $cert = pki->issue("push-$topic", issuer => 'ca', subject => "/UID=$topic/CN=APSP");
+is_status(api(PUT => 'pushcert', slurp(pki->cert($cert)) . slurp(pki->key($cert)), host => $roomy->port), 200, 'a push certificate');
+sub unlock {
+    return timed(sub { api(POST => 'escrowkeyunlock', "topic=$topic&serial=s&productType=p&escrowKey=k&orgName=o&guid=g",
+        headers => ['Content-Type' => 'application/x-www-form-urlencoded'], host => $roomy->port, timeout => 50) });
+}
 # Three seconds later, when the others wait.
 sub idle {
     my ($httpd) = @_;
@@ -87,9 +101,10 @@ sub is_timed {
 my @names = sort keys %url;
 my $mark = log_mark();
 my @said = at_once(
-    (map { my $name = $_; sub { declarative($roomy, $name) } } @names), sub { idle($roomy) },
+    \&unlock, (map { my $name = $_; sub { declarative($roomy, $name) } } @names), sub { idle($roomy) },
     (sub { declarative($crowded) }) x 6, sub { idle($crowded) });
 
+is_timed(shift @said, 502, 25, 40, 'a server that does not unlock: 502 in time');
 for my $name (@names) {
     is_timed(shift @said, 502, $name eq 'connect' ? (9, 20) : (25, 40), "a server that is slow to $name: 502 in time");
 }

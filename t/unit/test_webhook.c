@@ -716,6 +716,45 @@ static void test_refused_split(void **state)
     assert_string_equal(load(run_at(1)), "2");
 }
 
+/* A minute has passed since the database refused what is still there; how many that are. */
+static int pass_refusal_time(void)
+{
+    webhook_entry_t *all[300];
+    int count = 0;
+    int aged = 0;
+
+    while ((all[count] = webhook_queue_take(webhook->queue, 1, 1)) != NULL) {
+        if (all[count]->since != 0) {
+            all[count]->since -= apr_time_from_sec(61);
+            aged++;
+        }
+        count++;
+    }
+    while (count > 0) {
+        webhook_queue_put_back(webhook->queue, all[--count]);
+    }
+    return aged;
+}
+
+/* A database whose commits fail, as where the disk is full, is at fault: whatever time passes. */
+static void test_failed_commit(void **state)
+{
+    (void)state;
+    queue("A", "1");
+    queue("A", "2");
+    db_exec(&db, "CREATE TABLE parent (n INTEGER PRIMARY KEY);"
+                 "CREATE TABLE child (n REFERENCES parent (n) DEFERRABLE INITIALLY DEFERRED);"
+                 "CREATE TRIGGER full AFTER INSERT ON mdm_webhook_outbox"
+                 " BEGIN INSERT INTO child VALUES (1); END");
+    assert_int_equal(webhook_batch_flush(webhook), MDM_EUNAVAILABLE);
+    assert_int_equal(pass_refusal_time(), 0);
+    assert_int_equal(webhook_batch_flush(webhook), MDM_EUNAVAILABLE);
+    assert_int_equal(webhook_queue_length(webhook->queue), 2);
+    db_exec(&db, "DROP TRIGGER full");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(deliver_all(), 2);
+}
+
 /* A database that takes nothing at all is at fault: events stay, in their order. */
 static void test_refused_batch(void **state)
 {
@@ -734,7 +773,7 @@ static void test_refused_batch(void **state)
     assert_string_equal(load(run_at(0)), "2");
 }
 
-/* One that the database does not take is lost, alone. */
+/* One that the database does not take is lost after a while, alone, and holds up no other. */
 static void test_refused_event(void **state)
 {
     (void)state;
@@ -744,8 +783,8 @@ static void test_refused_event(void **state)
         queue("A", i % 100 == 50 ? "POISON" : apr_psprintf(db.pool, "%d", i));
     }
     assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
-    assert_non_null(strstr(logged, "an event of enrollment \"A\" is lost"));
-    assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_int_equal(webhook_queue_length(webhook->queue), 2);
+    assert_null(strstr(logged, "is lost"));
     /* those that came one by one, in their order */
     assert_db(&db, COUNT " WHERE id <> ''", "126");
     assert_db(&db,
@@ -754,6 +793,13 @@ static void test_refused_event(void **state)
               " AND CAST(b.event AS INTEGER) <= CAST(a.event AS INTEGER)",
               "0");
     assert_int_equal(deliver_all(), 198);
+    queue("B", "1");
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(deliver_all(), 1);
+    assert_int_equal(pass_refusal_time(), 2);
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_non_null(strstr(logged, "an event of enrollment \"A\" is lost"));
+    assert_int_equal(webhook_queue_length(webhook->queue), 0);
 }
 
 /* A database that takes no batch, and then nothing at all in the middle of its events: those that
@@ -775,7 +821,8 @@ static void test_interrupted_batch(void **state)
     assert_int_equal(deliver_all(), 6);
 }
 
-/* Large ones come alone: they are lost, too, and hold up nobody. */
+/* Large ones come alone, and hold up nobody either. If only the database was short of room, they
+ * are stored later. */
 static void test_refused_large_event(void **state)
 {
     (void)state;
@@ -786,9 +833,31 @@ static void test_refused_large_event(void **state)
     queue("A", "1");
     queue("LARGE", apr_psprintf(db.pool, "%0300000d", 3));
     assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
-    assert_non_null(strstr(logged, "an event of enrollment \"LARGE\" is lost"));
-    assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_int_equal(webhook_queue_length(webhook->queue), 3);
     assert_db(&db, "SELECT id || event FROM mdm_webhook_outbox", "A1");
+    db_exec(&db, "DROP TRIGGER refuse");
+    assert_int_equal(pass_refusal_time(), 3);
+    assert_int_equal(webhook_batch_flush(webhook), APR_SUCCESS);
+    assert_int_equal(webhook_queue_length(webhook->queue), 0);
+    assert_int_equal(deliver_all(), 4);
+}
+
+/* Twice as long after each failure up to a minute, give or take a quarter. */
+static void test_backoff(void **state)
+{
+    (void)state;
+    for (int failures = 1; failures < 100; failures++) {
+        apr_interval_time_t delay =
+            failures > 6 ? apr_time_from_sec(60) : apr_time_from_sec(1) << (failures - 1);
+        apr_interval_time_t first = webhook_backoff(failures);
+        int others = 0;
+
+        for (int i = 0; i < 20; i++) {
+            assert_in_range(webhook_backoff(failures), delay * 3 / 4, delay * 5 / 4);
+            others += webhook_backoff(failures) != first;
+        }
+        assert_true(others > 0);
+    }
 }
 
 /* What does not fit is lost, which is counted and told once. */
@@ -883,10 +952,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_damaged_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_large_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_split, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failed_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_event, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupted_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refused_large_event, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_backoff, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_is_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory_order, setup, teardown),
     };
