@@ -112,9 +112,11 @@ static apr_status_t store_entries(service_webhook_t *webhook, const webhook_entr
     return status;
 }
 
-/* Whether an event that was refused is to be tried again: the database may have been busy, or short
- * of room. One that it never takes is lost in the end. */
-static int is_kept(const service_webhook_t *webhook, webhook_entry_t *entry)
+/* An event that was refused is tried again: the database may have been busy, or short of room. One
+ * that it never takes is lost in the end.
+ * @param refused  the last link of those to be tried later */
+static void note_refused(const service_webhook_t *webhook, webhook_entry_t *entry,
+                         webhook_entry_t ***refused)
 {
     apr_time_t now = mdm_clock();
 
@@ -122,17 +124,25 @@ static int is_kept(const service_webhook_t *webhook, webhook_entry_t *entry)
         entry->since = now;
     }
     if (now - entry->since < REFUSAL_TIME) {
-        return 1;
+        **refused = entry;
+        *refused = &entry->next;
+        return;
     }
     mdm_log(MDM_LOG_ERR, 0,
             "webhook %s: an event of enrollment \"%s\" is lost, since the database does not take "
             "it; the warnings before this say why",
             webhook->config.name, entry->id);
-    return 0;
+    webhook_queue_free(entry);
 }
 
-/* The events of a batch that was refused, one by one.
- * @param refused  the last link of those to be tried later */
+/* The events that a database that is at fault did not take; its time is not theirs. */
+static void put_back(service_webhook_t *webhook, webhook_entry_t *first)
+{
+    first->since = 0;
+    webhook_queue_put_back(webhook->queue, first);
+}
+
+/* The events of a batch that was refused, one by one. */
 static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *first,
                                  webhook_entry_t ***refused, apr_pool_t *pool)
 {
@@ -145,12 +155,11 @@ static apr_status_t store_singly(service_webhook_t *webhook, webhook_entry_t *fi
         status = store_entries(webhook, entry, pool);
         if (status == MDM_EUNAVAILABLE) {
             entry->next = next;
-            webhook_queue_put_back(webhook->queue, entry);
+            put_back(webhook, entry);
             return status;
         }
-        if (status == MDM_EINPUT && is_kept(webhook, entry)) {
-            **refused = entry;
-            *refused = &entry->next;
+        if (status == MDM_EINPUT) {
+            note_refused(webhook, entry, refused);
         } else {
             webhook_queue_free(entry);
         }
@@ -168,15 +177,18 @@ apr_status_t webhook_batch_flush(service_webhook_t *webhook)
     apr_pool_t *pool;
 
     apr_pool_create_unmanaged_ex(&pool, NULL, NULL);
-    while (status != MDM_EUNAVAILABLE &&
+    while (status == APR_SUCCESS &&
            (first = webhook_queue_take(webhook->queue, BATCH_MAX, BATCH_SIZE_MAX)) != NULL) {
         status = store_entries(webhook, first, pool);
-        if (status == MDM_EINPUT) {
-            status = store_singly(webhook, first, &end, pool);
-        } else if (status != APR_SUCCESS) {
-            webhook_queue_put_back(webhook->queue, first);
-        } else {
+        if (status == APR_SUCCESS) {
             webhook_queue_free(first);
+        } else if (status != MDM_EINPUT) {
+            put_back(webhook, first);
+        } else if (first->next != NULL) {
+            status = store_singly(webhook, first, &end, pool);
+        } else {
+            note_refused(webhook, first, &end);
+            status = APR_SUCCESS;
         }
         if (status == APR_SUCCESS) {
             apr_atomic_set32(&webhook->flushed, 1);
