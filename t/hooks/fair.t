@@ -91,6 +91,7 @@ for my $answer ('refuses', 'is down') {
 $receiver->up;
 
 $receiver->answer(status => 200);
+isnt(arrival('GetBootstrapToken'), 'never', 'it is back, once its pause is over');
 my $hour = int(1000 * (time + 3600));
 db("INSERT INTO mdm_webhook_leases (webhook, id, owner, until_ms, failures, since_ms) VALUES (?, 'TAKEN', 'another', $hour, 0, 0)", $url);
 fill('TAKEN', 3000);
