@@ -3,6 +3,7 @@
  */
 /* GET, PUT and POST push/ID,…: push, and tell what came of it. */
 #include "api.h"
+
 #include "mdm_clock.h"
 
 static int run_push(request_rec *r, const apr_array_header_t *ids)

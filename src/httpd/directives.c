@@ -183,14 +183,16 @@ static const char *set_max_body(cmd_parms *cmd, void *dir, const char *value)
     return value_size(cmd, value, &nanomdm_server(cmd->server)->max_body);
 }
 
-static const char *set_last_seen_interval(cmd_parms *cmd, void *dir, const char *value)
+/* From 100 ms to an hour. */
+static const char *set_interval(cmd_parms *cmd, void *dir, const char *value)
 {
     nanomdm_server_t *conf = nanomdm_server(cmd->server);
-    const char *error = value_duration(cmd, value, &conf->last_seen_interval);
+    apr_interval_time_t *interval = (void *)((char *)conf + (apr_size_t)cmd->info);
+    const char *error = value_duration(cmd, value, interval);
 
     (void)dir;
-    if (error == NULL && (conf->last_seen_interval < apr_time_from_msec(100) ||
-                          conf->last_seen_interval > apr_time_from_sec(3600))) {
+    if (error == NULL &&
+        (*interval < apr_time_from_msec(100) || *interval > apr_time_from_sec(3600))) {
         return value_wrong(cmd, "\"%s\": from 100ms to 1h", value);
     }
     return error;
@@ -216,19 +218,6 @@ static const char *set_text(cmd_parms *cmd, void *dir, const char *value)
     (void)dir;
     *(const char **)((char *)conf + (apr_size_t)cmd->info) = value;
     return NULL;
-}
-
-static const char *set_push_timeout(cmd_parms *cmd, void *dir, const char *value)
-{
-    nanomdm_server_t *conf = nanomdm_server(cmd->server);
-    const char *error = value_duration(cmd, value, &conf->push_timeout);
-
-    (void)dir;
-    if (error == NULL && (conf->push_timeout < apr_time_from_msec(100) ||
-                          conf->push_timeout > apr_time_from_sec(3600))) {
-        return value_wrong(cmd, "\"%s\": from 100ms to 1h", value);
-    }
-    return error;
 }
 
 static const char *set_push_expiration(cmd_parms *cmd, void *dir, const char *value)
@@ -499,7 +488,7 @@ const command_rec nanomdm_commands[] = {
                   "a TokenServiceType and its token, or file:/PATH that holds it"),
     AP_INIT_TAKE1("NanoMDMMaxBody", set_max_body, NULL, RSRC_CONF,
                   "largest request body; default 8M"),
-    AP_INIT_TAKE1("NanoMDMLastSeenInterval", set_last_seen_interval, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("NanoMDMLastSeenInterval", set_interval, MEMBER(last_seen_interval), RSRC_CONF,
                   "how often last-seen times are written; default 2s"),
     AP_INIT_TAKE1("NanoMDMHistory", set_history, NULL, RSRC_CONF,
                   "sweep finished commands that are older; default: keep them"),
@@ -517,7 +506,7 @@ const command_rec nanomdm_commands[] = {
                   "PEM file of who may issue its certificate; default: the system's roots"),
     AP_INIT_TAKE1("NanoMDMPushProxy", set_text, MEMBER(push_proxy), RSRC_CONF,
                   "a proxy on the way to it, as http://[USER:PASSWORD@]HOST:PORT; default: none"),
-    AP_INIT_TAKE1("NanoMDMPushTimeout", set_push_timeout, NULL, RSRC_CONF,
+    AP_INIT_TAKE1("NanoMDMPushTimeout", set_interval, MEMBER(push_timeout), RSRC_CONF,
                   "how long the API waits for its answers; default 30s"),
     AP_INIT_TAKE1("NanoMDMPushExpiration", set_push_expiration, NULL, RSRC_CONF,
                   "how long it keeps a push for a device that is away; 0: not at all; default 7d"),

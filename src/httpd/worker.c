@@ -8,7 +8,6 @@
  * Stopping uses pipes and poll alone: the prefork MPM runs it inside its SIGTERM handler, where no
  * lock may be taken, and no thread may hold up the end of the child for long.
  */
-#include "mdm_clock.h"
 #include "nanomdm.h"
 
 #include <apr_atomic.h>
@@ -19,6 +18,8 @@
 #include <poll.h>
 #include <signal.h>
 #include <unistd.h>
+
+#include "mdm_clock.h"
 
 struct nanomdm_worker_t {
     apr_pool_t *pool; /* its own, with its own allocator */

@@ -9,7 +9,6 @@
  * without asking here is still kept out by SQLite's own lock.
  */
 #include "writer.h"
-#include "mdm_clock.h"
 
 #include <apr_strings.h>
 
@@ -19,6 +18,8 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
+
+#include "mdm_clock.h"
 
 #define FILE_PAUSE_MAX apr_time_from_msec(4)
 

@@ -118,9 +118,11 @@ is_status(unlock(form(%fields)), 502, 'an endless reply');
 $apple->answer(status => 500);
 is_status(unlock(form(%fields)), 500, 'its error comes back');
 my $other = NanoMDM::Receiver->new(tls => 'server');
-$apple->answer(status => 307, headers => [Location => $other->url('/')]);
-is_status(unlock(form(%fields)), 307, 'a redirect comes back');
-is($other->count, 0, '… and is not followed');
+for my $status (301, 307) {
+    $apple->answer(status => $status, headers => [Location => $other->url('/')]);
+    is_status(unlock(form(%fields)), $status, "a redirect comes back: $status");
+}
+is($other->count, 0, '… and none is followed');
 $apple->down;
 is_status(unlock(form(%fields)), 502, 'unreachable');
 log_unlike(0, qr/THE-KEY|GUID-1/, 'no escrow key in the log');
