@@ -3,8 +3,8 @@
  */
 /* Events of Idle reports on their way from memory to the outbox: many in one row, which costs the
  * database little more than a single one. When too little else is due they are split into rows of
- * their own, which the deliverer knows how to handle; otherwise, and with a receiver that is down,
- * that is seldom.
+ * their own, which the deliverer knows how to handle; otherwise, and with a receiver that is down
+ * or refuses what is in them, that is seldom.
  *
  * A batch is text: netstrings, by turns the id of an enrollment and its event.
  */
@@ -30,8 +30,8 @@
 
 /* How long none is split after one could not be. */
 #define FAILURE_DELAY apr_time_from_sec(5)
-/* How often one is split though the receiver is down or enough else is due: all of that may be of
- * enrollments whose events it refuses. */
+/* How often one is split though there is no need: what is due, or was in the last one, may be of
+ * enrollments whose events the receiver refuses. */
 #define SELDOM_DELAY apr_time_from_sec(10)
 /* How often to look for those that other processes have left behind: each time that the deliverer
  * does. */

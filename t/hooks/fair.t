@@ -76,11 +76,12 @@ for my $answer ('refuses', 'is down') {
         . join(', ', (q((?, '', 'mdm.Connect', ?, -1))) x 100), ($url, $batch) x 100) for 1 .. 4;
     my $batches = sub { db_value(q(SELECT count(*) FROM mdm_webhook_outbox WHERE id = '')) };
     ok(&eventually(sub { $batches->() < 400 }, 30), "a receiver that $answer");
-    my $left;
-    my $begun = time;
-    do { $left = $batches->(); sleep 4 } while $batches->() < $left - 2 && time < $begun + 40;
-    $left = $batches->();
     my @children = $httpd->children;
+    my $begun    = time;
+    my $left;
+    do { $left = $batches->(); sleep 7 } # in which each process looks for some
+        while $batches->() < $left - @children && time < $begun + 60;
+    $left = $batches->();
     sleep 8;
     cmp_ok($batches->(), '>=', $left - 2 * @children - 1, '… has batches stay what they are, but for one of each process');
     cmp_ok($batches->(), '>', 300, '… most of them');
