@@ -18,7 +18,7 @@ struct service_webhook_t {
     apr_pool_t *pool;  /* of the deliverer's thread */
     char owner[33];    /* of leases */
     apr_hash_t *held;  /* by enrollment id: hooks_run_t, whose leases we have */
-    int vain;          /* a batch brought nothing to send, nor has anything arrived since */
+    int vain;          /* batches split that brought nothing to send, since something arrived */
     apr_uint32_t told; /* that the tables are missing: for mdm_log_due() */
     /* of webhook_batch.c, with times of mdm_clock(): */
     apr_uint32_t flushed; /* something was stored since the last look */

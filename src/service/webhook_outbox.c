@@ -45,6 +45,10 @@ void webhook_outbox_missing(service_webhook_t *webhook)
 #define BUSY_DELAY apr_time_from_sec(1)
 #define ROOM_DELAY apr_time_from_sec(10)
 
+/* So many batches may be split in vain until something arrives, others only seldom: a process may
+ * not have seen itself that the receiver refuses. */
+#define VAIN_MAX 8
+
 /* When an event that the database did not give is tried again. */
 #define UNREAD_DELAY apr_time_from_sec(5)
 
@@ -237,26 +241,27 @@ static apr_status_t lease(claim_t *c, apr_pool_t *pool)
     return status;
 }
 
-/* Where too little is due, a batch is split to have more. There is no need if the receiver is down;
- * nor after one in vain: all of its events wait, most likely since the receiver refuses them, and
- * those of the next one would, too. */
+/* Where too little is due, a batch is split to have more, and then the next one at once. There is
+ * no need if the receiver is down; nor if some in a row were split in vain, since all of their
+ * events wait, most likely because the receiver refuses them. */
 static apr_status_t claim_with(claim_t *c, int down, apr_pool_t *pool)
 {
     service_webhook_t *webhook = c->webhook;
     apr_status_t status = find(c, pool);
     int found = c->fresh;
-    int seldom = down || webhook->vain || found == c->max;
+    int enough = down || webhook->vain >= VAIN_MAX || found == c->max;
     int split = 0;
 
     if (status == APR_SUCCESS) {
-        split = webhook_batch_split(webhook, seldom, pool);
+        split = webhook_batch_split(webhook, enough, pool);
         status = split ? find(c, pool) : status;
     }
     if (status == APR_SUCCESS && c->ids->nelts > 0) {
         status = lease(c, pool);
     }
-    if (split && !seldom && status == APR_SUCCESS) {
-        webhook->vain = c->runs->nelts <= found;
+    if (split && !enough && status == APR_SUCCESS) {
+        webhook->vain += c->runs->nelts <= found;
+        c->again = 1;
     }
     return status;
 }
@@ -486,7 +491,7 @@ static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time
         const hooks_run_t *run = APR_ARRAY_IDX(runs, i, hooks_run_t *);
 
         apr_hash_set(s.webhook->held, run->id, APR_HASH_KEY_STRING, NULL);
-        s.webhook->vain &= run->done == 0;
+        s.webhook->vain = run->done > 0 ? 0 : s.webhook->vain;
         if (((const outbox_run_t *)run->events)->buried) {
             mdm_log(MDM_LOG_ERR, 0,
                     "webhook %s: event %s of enrollment \"%s\" is given up and stays in "
