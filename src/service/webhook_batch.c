@@ -30,7 +30,7 @@
 
 /* How long none is split after one could not be. */
 #define FAILURE_DELAY apr_time_from_sec(5)
-/* How often one is split though there is no need: what is due, or was in the last one, may be of
+/* How often one is split though there is no need: what is due, or was in the last ones, may be of
  * enrollments whose events the receiver refuses. */
 #define SELDOM_DELAY apr_time_from_sec(10)
 /* How often to look for those that other processes have left behind: each time that the deliverer

@@ -491,7 +491,9 @@ static apr_status_t settle(void *baton, const apr_array_header_t *runs, apr_time
         const hooks_run_t *run = APR_ARRAY_IDX(runs, i, hooks_run_t *);
 
         apr_hash_set(s.webhook->held, run->id, APR_HASH_KEY_STRING, NULL);
-        s.webhook->vain = run->done > 0 ? 0 : s.webhook->vain;
+        if (run->done > 0) {
+            s.webhook->vain = 0;
+        }
         if (((const outbox_run_t *)run->events)->buried) {
             mdm_log(MDM_LOG_ERR, 0,
                     "webhook %s: event %s of enrollment \"%s\" is given up and stays in "
